@@ -1,0 +1,82 @@
+"""What can go wrong, and what a user can do about it.
+
+PipelineError            anything a user can mend; the CLI prints it without a traceback
+  RecipeError            a recipe or override is wrong; carries every problem
+  SampleError            a dataset is not what its recipe says
+  ModelError             a model cannot be loaded, or answers with something that is not logits
+  TargetError            targets do not fit this student or this loss
+  CacheError             something about a folder
+    IncompleteCache      no manifest yet; says which parts are missing
+    FingerprintMismatch  made from another setup; names the keys that differ
+    CorruptPart          a checksum or a length is wrong; names the part and the file
+
+A message has four parts: where, what is wrong with the value given, what is allowed, what to do.
+Anything else that escapes is our bug and shows its traceback.
+"""
+
+from collections.abc import Iterator, Sequence
+
+
+class PipelineError(Exception):
+    """Anything a user can mend."""
+
+
+class RecipeError(PipelineError):
+    """A recipe or an override is wrong; `problems` carries every line, not only the first."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        super().__init__("\n  ".join([f"{where}: {count}", *problems]))
+
+
+class SampleError(PipelineError):
+    """A dataset is not what its recipe says."""
+
+
+class ModelError(PipelineError):
+    """A model cannot be loaded, or answers with something that is not logits."""
+
+
+class TargetError(PipelineError):
+    """Targets do not fit this student or this loss."""
+
+
+class CacheError(PipelineError):
+    """Something about a cache's folder."""
+
+
+class IncompleteCache(CacheError):
+    """There is no manifest yet."""
+
+
+class FingerprintMismatch(CacheError):
+    """The cache was made from another setup; names the keys that differ."""
+
+
+class CorruptPart(CacheError):
+    """A checksum or a length is wrong; names the part and the file."""
+
+
+SHOWN_DIFFERENCES = 8
+
+
+def list_differences(there: object, here: object) -> list[str]:
+    """Name the first eight dotted keys in which two documents differ, with both values."""
+    lines = list(_differences("", there, here))
+    hidden = len(lines) - SHOWN_DIFFERENCES
+    return lines[:SHOWN_DIFFERENCES] + ([f"and {hidden} more"] if hidden > 0 else [])
+
+
+def _differences(prefix: str, there: object, here: object) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            dotted = f"{prefix}.{key}" if prefix else str(key)
+            yield from _differences(dotted, there.get(key), here.get(key))
+    elif there != here or type(there) is not type(here):
+        yield f"{prefix}: there {_shown(there)}, here {_shown(here)}"
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,140 @@
+"""From a TOML file and overrides to a checked recipe, and on to what it is compared by."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import RecipeError
+from pipeline.recipe.problems import describe, near_miss
+from pipeline.recipe.schema import Recipe
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply overrides such as `training.epochs=3`, and check all of it.
+
+    Raises: RecipeError with every problem, each with its dotted key, the value and what is allowed.
+    """
+    file = Path(path)
+    written = _read(file)
+    problems = [text for each in overrides for text in _override(written, each)]
+    try:
+        recipe = Recipe.model_validate(written)
+    except ValidationError as error:
+        problems += describe(error, written, recipe_schema())
+    problems += list(_cross_problems(written))
+    if problems:
+        raise RecipeError(file.name, problems)
+    recipe._path = file
+    return recipe
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors."""
+    return Recipe.model_json_schema()
+
+
+def require_tables(recipe: Recipe, stage: str, *tables: str) -> None:
+    """Refuse a recipe that lacks a table this stage reads.
+
+    Raises: RecipeError naming every missing table.
+    """
+    missing = [table for table in tables if not getattr(recipe, table)]
+    if missing:
+        lines = [f"{table}: is missing; {stage} needs the table [{table}]" for table in missing]
+        raise RecipeError(recipe.file, lines)
+
+
+def comparable(table: BaseModel) -> dict[str, Any]:
+    """Drop what says where or how fast work runs; what is left is what two setups differ by."""
+    kept = {}
+    for name, field in type(table).model_fields.items():
+        extra = field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("comparable") is False):
+            kept[name] = _plain(getattr(table, name))
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return comparable(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The whole recipe with its defaults, as JSON, paths as they were written."""
+    return dict(json.loads(recipe.model_dump_json()))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        text = "there is no such file; `pipeline init images` writes a starter"
+    except IsADirectoryError:
+        text = "is a folder, not a recipe (a .toml file)"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = f"is not TOML: {error}"
+    raise RecipeError(str(file), [text])
+
+
+def _override(written: dict[str, Any], text: str) -> Iterable[str]:
+    """Set one value in place; gives the problem if it cannot be set."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        return [f"--set {text}: must be key=value, such as training.epochs=3"]
+    *parents, last = key.strip().split(".")
+    node: Any = written
+    try:
+        for step in parents:
+            node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
+        node[int(last) if isinstance(node, list) else last] = _value(value.strip())
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+        return [f"--set {text}: the recipe has no place '{key.strip()}'"]
+    return []
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    """Find what no table can see alone, in the recipe as written, so that all shows at once."""
+    datasets = _table(written, "data")
+    for table, default in (("cache", "train"), ("training", "train"), ("validation", "validation"),
+                           ("test", "test")):  # fmt: skip
+        name = _table(written, table).get("data", default)
+        if table in written and isinstance(name, str) and name not in datasets:
+            hint = near_miss(name, sorted(datasets)) or "; the recipe has no [data.NAME] table"
+            yield f"{table}.data: there is no dataset '{name}'{hint}"
+    training = _table(written, "training")
+    if "training" in written and ("epochs" in training) == ("steps" in training):
+        given = "both" if "epochs" in training else "neither"
+        yield f"training: needs exactly one of epochs and steps; got {given}"
+    if _has_soft_targets(written) and "cache" not in written:
+        yield "losses: soft_targets needs the table [cache], which says where the targets lie"
+    best_by = _table(written, "validation").get("best_by")
+    if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
+        yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
+
+
+def _has_soft_targets(written: Mapping[str, Any]) -> bool:
+    losses = written.get("losses")
+    return isinstance(losses, list) and any(
+        isinstance(loss, Mapping) and loss.get("kind") == "soft_targets" for loss in losses
+    )
+
+
+def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = written.get(name, {})
+    return table if isinstance(table, Mapping) else {}

@@ -1,0 +1,291 @@
+"""The tables of a recipe, as frozen pydantic models; choices are told apart by `kind`.
+
+It says what may be written in a recipe and nothing of how it is carried out: no model here is
+handed to a room, stages pass plain values. A field marked EXECUTION or LOCATION says where or how
+fast work runs, and never changes what comes out, so it is no part of what a run or a cache is
+compared by.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+EXECUTION = {"comparable": False}
+LOCATION = {"comparable": False}
+
+# Strict everywhere, so that k = "4" is refused; TOML has only lists, so tuples alone are lax.
+Size = Annotated[tuple[int, int], Field(strict=False)]
+Shape = Annotated[tuple[int, ...], Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Floats = Annotated[tuple[float, ...], Field(strict=False)]
+Temperatures = Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(strict=False)]
+Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["float32", "bfloat16", "float16"]
+Device = Annotated[str, Field(json_schema_extra=EXECUTION)]
+Place = Annotated[str, Field(min_length=1, json_schema_extra=LOCATION)]
+
+
+class Table(BaseModel):
+    """What every table shares: frozen, strict, and no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Subset(Table):
+    """A seeded subset of a dataset; `balanced` takes equally many of every class."""
+
+    count: Positive
+    seed: int = 0
+    balanced: bool = False
+
+
+class Dataset(Table):
+    """What every kind of dataset shares."""
+
+    class_names: Names | None = None
+    subset: Subset | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+class Images(Dataset):
+    """Options of everything that decodes PNG or JPEG."""
+
+    size: Size | None = None
+    mode: Literal["RGB", "L"] = "RGB"
+    fit: Literal["crop", "stretch"] = "crop"
+
+
+class ParquetData(Images):
+    """One Parquet file, a folder of them, or a glob."""
+
+    kind: Literal["parquet"]
+    path: Place
+    input: str = "image"
+    id: str | None = None
+    label: str | None = None
+    shape: Shape | None = None
+    dtype: str | None = None
+    filter: dict[str, str | int | float | bool] = {}
+
+
+class ImagesData(Images):
+    """A folder of class folders of PNG or JPEG files, or a flat folder without labels."""
+
+    kind: Literal["images"]
+    path: Place
+
+
+class ArraysData(Dataset):
+    """Numpy arrays: .npy files, or with `path` the members of that .npz."""
+
+    kind: Literal["arrays"]
+    inputs: Place
+    labels: Place | None = None
+    ids: Place | None = None
+    path: Place | None = None
+
+
+class IdxData(Dataset):
+    """The files of MNIST and Fashion-MNIST, gzipped or not."""
+
+    kind: Literal["idx"]
+    images: Place
+    labels: Place | None = None
+
+
+class PythonData(Dataset):
+    """A factory beside the recipe; its object has a length and gives samples by index."""
+
+    kind: Literal["python"]
+    factory: str
+    arguments: dict[str, Any] = {}
+
+
+Data = Annotated[
+    ParquetData | ImagesData | ArraysData | IdxData | PythonData, Field(discriminator="kind")
+]
+
+
+class PythonModel(Table):
+    """A factory in a module beside the recipe, with optional weights."""
+
+    kind: Literal["python"]
+    factory: str
+    arguments: dict[str, Any] = {}
+    checkpoint: Place | None = None
+    mean: Floats | None = None
+    std: Floats | None = None
+
+
+class RunModel(Table):
+    """A finished training run of ours."""
+
+    kind: Literal["run"]
+    path: Place
+
+
+class TransformersModel(Table):
+    """A local folder or a hub name, through transformers: image classification."""
+
+    kind: Literal["transformers"]
+    name: Place
+    mean: Floats | None = None
+    std: Floats | None = None
+
+
+Model = Annotated[PythonModel | RunModel | TransformersModel, Field(discriminator="kind")]
+
+
+class Teacher(Table):
+    """The network that is run once, and what pins the bits of its answers."""
+
+    model: Model
+    precision: Precision = "float32"
+    batch_size: Positive = 256
+    device: Device = "auto"
+    threads: Positive | None = None
+
+
+class AllClasses(Table):
+    """Keep every class: the right choice for few classes."""
+
+    kind: Literal["all"]
+
+
+class TopK(Table):
+    """Keep the k most probable classes of a position."""
+
+    kind: Literal["top_k"]
+    k: Positive
+
+
+class Targets(Table):
+    """What is kept of an answer; `temperatures` are those at which the tail must be exact."""
+
+    selection: Annotated[AllClasses | TopK, Field(discriminator="kind")]
+    temperatures: Temperatures = ()
+
+
+class Cache(Table):
+    """Where the cache lies and how it is laid out; `data` names the dataset it covers."""
+
+    path: Place
+    data: str = "train"
+    backend: Literal["zarr", "parquet"] = "zarr"
+    compression: Literal["none", "lz4", "zstd"] = "none"
+    rows_per_part: Positive = 4096
+
+
+class Student(Table):
+    """The network that learns."""
+
+    model: Model
+
+
+class SoftTargets(Table):
+    """Hinton's term; `tail` says what becomes of the classes that were left out."""
+
+    kind: Literal["soft_targets"]
+    weight: Annotated[float, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    tail: Literal["bucket", "renormalise", "uniform", "none"] = "bucket"
+
+
+class HardLabels(Table):
+    """Cross-entropy with the labels."""
+
+    kind: Literal["hard_labels"]
+    weight: Annotated[float, Field(ge=0)]
+
+
+Loss = Annotated[SoftTargets | HardLabels, Field(discriminator="kind")]
+
+
+class Training(Table):
+    """How the student is optimised; exactly one of `epochs` and `steps`."""
+
+    data: str = "train"
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    window_parts: Positive = 16
+    evaluate_every: Positive | None = None
+    patience: Positive | None = None
+    checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
+    log_every: Annotated[Positive, Field(json_schema_extra=EXECUTION)] = 10
+    device: Device = "auto"
+    threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
+
+
+class Evaluation(Table):
+    """Held-out data; with a cache of it, the student is compared with the teacher as well."""
+
+    data: str
+    cache: Place | None = None
+    batch_size: Positive = 512
+
+
+class Validation(Evaluation):
+    """Evaluated while training; `best_by` chooses the checkpoint that is kept."""
+
+    data: str = "validation"
+    best_by: Literal["accuracy", "nll", "teacher_kl"] = "accuracy"
+
+
+class Test(Evaluation):
+    """Evaluated once, with the best checkpoint, at the end."""
+
+    data: str = "test"
+
+
+class Run(Table):
+    """Where a run's metrics and checkpoints go."""
+
+    path: Place
+
+
+class Recipe(Table):
+    """One experiment; every stage reads its own tables of it."""
+
+    name: str = Field(min_length=1)
+    data: dict[str, Data] = {}
+    teacher: Teacher | None = None
+    targets: Targets | None = None
+    cache: Cache | None = None
+    student: Student | None = None
+    losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
+    training: Training | None = None
+    validation: Validation | None = None
+    test: Test | None = None
+    run: Run | None = None
+
+    _path: Path = PrivateAttr(default=Path("recipe.toml"))
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the recipe start from."""
+        return self._path.parent
+
+    @property
+    def file(self) -> str:
+        """How messages name the recipe."""
+        return self._path.name
+
+    def locate(self, place: str) -> Path:
+        """Turn a path of the recipe into one of this process, as short as it can be said."""
+        path = self.base / place
+        short = Path(os.path.normpath(path))
+        # "a/../b" is not "b" where a is a symbolic link.
+        return short if os.path.realpath(short) == os.path.realpath(path) else path
