@@ -1,0 +1,34 @@
+"""Where do inputs come from?
+
+A dataset has a length, a lasting id for every sample, and reads any of them as one array with
+labels. Its kinds are functions in one table. A scan reads everything once and either describes the
+dataset, digest included, or says all that is wrong with it; targets made from it find their samples
+again by id, and a digest proves them unchanged.
+
+This room knows no model, no target and no cache. To add a kind: a function that opens it, a line in
+`KINDS`, a test.
+"""
+
+from pipeline.samples.batch import SampleBatch, Samples, content_digests, read_labels
+from pipeline.samples.kinds import KINDS, open_samples
+from pipeline.samples.match import IdIndex, Locator, check_samples
+from pipeline.samples.scan import Scan, Skipped, scan_samples
+from pipeline.samples.subsets import Subset, subset, without
+
+__all__ = [
+    "KINDS",
+    "IdIndex",
+    "Locator",
+    "SampleBatch",
+    "Samples",
+    "Scan",
+    "Skipped",
+    "Subset",
+    "check_samples",
+    "content_digests",
+    "open_samples",
+    "read_labels",
+    "scan_samples",
+    "subset",
+    "without",
+]

@@ -1,0 +1,146 @@
+"""What every dataset offers: ids by range, samples by index, and a digest of each sample's content.
+
+Knows nothing of files, of models or of what a dataset is used for.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import SampleError
+
+Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
+DIGEST_BYTES = 16
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Some samples, as the model will see them before augmentation and normalisation.
+
+    Shapes: inputs (B, ...), images uint8 (B, channels, height, width); labels (B,), -1 where there
+        is none.
+    """
+
+    ids: list[str]
+    inputs: NDArray[Any]
+    labels: NDArray[np.int64]
+
+
+class Samples(Protocol):
+    """A dataset: a length, and for every sample a lasting id, an input and perhaps a label."""
+
+    @property
+    def name(self) -> str:
+        """The dotted key of the recipe, such as `data.train`; every message begins with it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, if they are known."""
+
+    def __len__(self) -> int: ...
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name the samples of a range, without decoding their inputs where that can be helped."""
+
+    def read(self, indices: Indices) -> SampleBatch:
+        """Read one or more samples in the order of `indices`, which may repeat.
+
+        Raises: SampleError if one cannot be read, or their shapes differ.
+        """
+
+
+@runtime_checkable
+class KnowsLabels(Protocol):
+    """A dataset that can give labels without decoding inputs."""
+
+    def labels(self, indices: Indices) -> NDArray[np.int64]:
+        """Give the labels of `indices`, -1 where there is none."""
+
+
+def content_digests(inputs: NDArray[Any]) -> NDArray[np.uint8]:
+    """Digest each sample by its dtype, its shape and its bytes, little-endian and in C order.
+
+    Shapes: inputs (B, ...); returns (B, 16).
+    Source: BLAKE2b, RFC 7693, with 16 bytes of digest.
+    """
+    dtype = inputs.dtype.newbyteorder("<")
+    shape = inputs.shape[1:]
+    flat = np.ascontiguousarray(inputs, dtype=dtype).reshape(len(inputs), int(np.prod(shape)))
+    header = hashlib.blake2b(f"{dtype.str}{shape}".encode(), digest_size=DIGEST_BYTES)
+    digests = np.empty((len(inputs), DIGEST_BYTES), dtype=np.uint8)
+    for digest, row in zip(digests, flat.view(np.uint8), strict=True):
+        content = header.copy()
+        content.update(row.data)
+        digest[:] = np.frombuffer(content.digest(), dtype=np.uint8)
+    return digests
+
+
+def stack_inputs(where: str, ids: Sequence[str], inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Stack inputs into one array.
+
+    Shapes: inputs B of (...); returns (B, ...).
+    Raises: SampleError if a shape or a dtype differs from the first's.
+    """
+    first = inputs[0]
+    for sample_id, each in zip(ids, inputs, strict=True):
+        if (each.shape, each.dtype) != (first.shape, first.dtype):
+            raise SampleError(
+                f"{where}: {sample_id} has shape {each.shape} {each.dtype}, but {ids[0]} has "
+                f"{first.shape} {first.dtype}; all samples must be alike"
+            )
+    return np.stack(inputs)
+
+
+def ids_at(samples: Samples, indices: NDArray[np.int64]) -> list[str]:
+    """Name the samples at any indices, by reading the few ranges that cover them.
+
+    Shapes: indices (B,); returns B ids.
+    """
+    # Neighbours this close are cheaper in one call; far ones must not read all between.
+    nearby = 64
+    order = np.argsort(indices, kind="stable")
+    ascending = indices[order]
+    names: list[str] = [""] * len(indices)
+    for run in np.split(np.arange(len(indices)), np.flatnonzero(np.diff(ascending) > nearby) + 1):
+        if len(run):
+            start = int(ascending[run[0]])
+            covered = samples.ids(start, int(ascending[run[-1]]) + 1)
+            for place in run:
+                names[order[place]] = covered[ascending[place] - start]
+    return names
+
+
+def read_labels(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give the labels at any indices, decoding inputs only where the dataset leaves no other way.
+
+    Shapes: indices (B,); returns (B,).
+    """
+    if isinstance(samples, KnowsLabels):
+        return samples.labels(indices)
+    step = 256
+    starts = range(0, len(indices), step)
+    blocks = [samples.read(indices[start : start + step]).labels for start in starts]
+    return np.concatenate([np.empty(0, dtype=np.int64), *blocks])
+
+
+def as_indices(indices: Indices, count: int) -> NDArray[np.int64]:
+    """Make an array of `indices` and hold it to the range of the dataset.
+
+    Shapes: returns (B,).
+    """
+    array = np.asarray(indices, dtype=np.int64)
+    if len(array) and not (array.min() >= 0 and array.max() < count):
+        raise IndexError(f"indices {array.min()} to {array.max()} of {count} samples")
+    return array
+
+
+def name_some(names: Sequence[str], count: int) -> str:
+    """List the first five names and count the others, which need not be given."""
+    shown = list(names[:5])
+    more = count - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")

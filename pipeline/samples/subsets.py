@@ -1,0 +1,121 @@
+"""Datasets made of some samples of another: a seeded subset, or all but those that were skipped.
+
+Both are one view: an ascending array of indices, 8 bytes a sample. It copies nothing and knows no
+kind of file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import SampleError
+from pipeline.samples.batch import (
+    Indices,
+    SampleBatch,
+    Samples,
+    as_indices,
+    ids_at,
+    name_some,
+    read_labels,
+)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of another dataset, in that dataset's order.
+
+    Shapes: indices (number of samples,), ascending.
+    """
+
+    samples: Samples
+    indices: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """The name of the dataset behind."""
+        return self.samples.name
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names of the dataset behind."""
+        return self.samples.class_names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name the samples of a range."""
+        return ids_at(self.samples, self.indices[start:stop])
+
+    def read(self, indices: Indices) -> SampleBatch:
+        """Read samples in the order of `indices`."""
+        return self.samples.read(self.indices[as_indices(indices, len(self))])
+
+    def labels(self, indices: Indices) -> NDArray[np.int64]:
+        """Give the labels of `indices`."""
+        return read_labels(self.samples, self.indices[as_indices(indices, len(self))])
+
+
+def subset(samples: Samples, *, count: int, seed: int, balanced: bool = False) -> Subset:
+    """Choose `count` samples by a seeded permutation; `balanced` takes equally many of each class.
+
+    With one seed, a smaller subset is contained in a larger one. The order of the dataset is kept.
+
+    Raises: SampleError if there are too few samples, in all or of a class, or no labels.
+    """
+    if not 0 < count <= len(samples):
+        raise SampleError(
+            f"{samples.name}: a subset of {count:,} cannot be taken; "
+            f"count must be between 1 and {len(samples):,}, the number of samples"
+        )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(samples))
+    chosen = _balanced(samples, order, count) if balanced else order[:count]
+    return Subset(samples, np.sort(chosen))
+
+
+def without(samples: Samples, skipped: Sequence[int]) -> Samples:
+    """Leave out the samples at the indices `skipped`; with none to skip, `samples` itself."""
+    if len(skipped) == 0:
+        return samples
+    places = as_indices(skipped, len(samples))
+    return Subset(samples, np.delete(np.arange(len(samples)), places))
+
+
+def _balanced(samples: Samples, order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Shapes: order (number of samples,), permuted; returns (count,)."""
+    labels = read_labels(samples, np.arange(len(samples)))[order]
+    classes = _classes(samples, labels)
+    each, left = divmod(count, len(classes))
+    if left:
+        raise SampleError(
+            f"{samples.name}: a balanced subset of {count:,} over {len(classes):,} classes is not "
+            f"equal; take a multiple of {len(classes):,}, such as {count - left or len(classes):,}"
+        )
+    places = [np.flatnonzero(labels == label)[:each] for label in classes]
+    short = [
+        f"{_class_name(samples, label)} ({len(place):,})"
+        for label, place in zip(classes, places, strict=True)
+        if len(place) < each
+    ]
+    if short:
+        raise SampleError(
+            f"{samples.name}: a balanced subset of {count:,} needs {each:,} samples of every "
+            f"class; too few of {name_some(short, len(short))}; take fewer"
+        )
+    return order[np.concatenate(places)]
+
+
+def _classes(samples: Samples, labels: NDArray[np.int64]) -> list[int]:
+    present = np.unique(labels[labels >= 0]).tolist()
+    if not present:
+        raise SampleError(
+            f"{samples.name}: a balanced subset needs labels, and no sample has one; "
+            "name the labels in the recipe, or leave balanced out"
+        )
+    return present if samples.class_names is None else list(range(len(samples.class_names)))
+
+
+def _class_name(samples: Samples, label: int) -> str:
+    return f"class {label}" if samples.class_names is None else samples.class_names[label]
