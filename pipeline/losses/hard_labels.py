@@ -1,0 +1,55 @@
+"""The student's distribution against ground truth; knows nothing of teachers."""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.errors import TargetError
+from pipeline.losses.average import at_least_float32, average
+
+UNLABELLED = -1
+
+
+def hard_labels(
+    student_logits: Tensor, labels: Tensor, *, count: Tensor | float | None = None
+) -> Tensor:
+    """Raise the student's probability of the labels; positions labelled -1 are left alone.
+
+    Cross-entropy, averaged over labelled positions (over `count`, if given).
+
+    Shapes: student_logits (P, C), labels (P,); returns ().
+    Units:  nats.
+    Raises: TargetError if a label is not a class of the student.
+    """
+    _check(student_logits, labels)
+    total = cross_entropy(
+        at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
+    )
+    return average(total, count_labelled(labels) if count is None else count)
+
+
+def count_labelled(labels: Tensor) -> Tensor:
+    """Count the positions that have a label. Shapes: labels (P,); returns ()."""
+    return (labels != UNLABELLED).sum()
+
+
+def _check(student_logits: Tensor, labels: Tensor) -> None:
+    if labels.shape != student_logits.shape[:1]:
+        raise TargetError(
+            f"hard_labels: labels have shape {tuple(labels.shape)}; the student's logits are "
+            f"{tuple(student_logits.shape)}, so {(len(student_logits),)} is needed. Give one "
+            "label a position, -1 where there is none."
+        )
+    class_count = student_logits.shape[1]
+    wrong = (labels >= class_count) | (labels < UNLABELLED)
+    if bool(wrong.any()):
+        raise TargetError(_describe(labels[wrong], wrong.nonzero().flatten(), class_count))
+
+
+def _describe(values: Tensor, positions: Tensor, class_count: int) -> str:
+    pairs = zip(positions[:5].tolist(), values[:5].tolist(), strict=True)
+    shown = ", ".join(f"{value} at position {position}" for position, value in pairs)
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    return (
+        f"hard_labels: {len(values)} labels are not classes of the student: {shown}{more}; allowed "
+        f"are 0 to {class_count - 1}, and -1 for none. Give the student the classes of the data."
+    )

@@ -1,0 +1,38 @@
+"""Which classes of a position are kept: one pure function a selection.
+
+Knows logits only; ties are settled here, so that the same logits keep the same classes everywhere.
+"""
+
+import torch
+from torch import Tensor
+
+
+def select_top_k(logits: Tensor, k: int) -> Tensor:
+    """Choose the k largest classes; of equal logits the smaller class comes first.
+
+    Shapes: logits (P, C); returns (P, K), int64, by descending logit.
+    """
+    values, classes = logits.topk(min(k + 1, logits.shape[1]), dim=1)
+    # topk leaves open which of several equal logits it takes, and in which order.
+    tied = values[:, k - 1] == values[:, -1] if values.shape[1] > k else values.new_zeros(0)
+    classes = classes[:, :k]
+    if bool(tied.any()):
+        classes[tied] = _settle_boundary(logits[tied], values[tied, :k], classes[tied])
+    classes = classes.sort(1).values
+    order = logits.gather(1, classes).sort(dim=1, descending=True, stable=True).indices
+    return classes.gather(1, order)  # (P, K)
+
+
+def _settle_boundary(logits: Tensor, values: Tensor, classes: Tensor) -> Tensor:
+    """Among the classes as large as the last kept one, keep the smallest.
+
+    Shapes: logits (P, C); values and classes (P, K), by descending value; returns (P, K).
+    """
+    class_count, k = logits.shape[1], classes.shape[1]
+    lowest = values[:, -1:]
+    every = torch.arange(class_count, device=logits.device)
+    equal = torch.where(logits == lowest, every, class_count)  # (P, C)
+    equal = equal.topk(k, dim=1, largest=False).values.sort(1).values  # (P, K)
+    above = (values > lowest).sum(1, keepdim=True)
+    place = torch.arange(k, device=logits.device).expand_as(classes)
+    return torch.where(place < above, classes, equal.gather(1, (place - above).clamp(min=0)))

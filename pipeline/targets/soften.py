@@ -1,0 +1,70 @@
+"""The teacher's distribution at a temperature, from what was kept of it.
+
+Knows what Targets hold; not where they came from, nor what a student is asked to do with them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TargetError
+from pipeline.targets.kept import Targets
+from pipeline.targets.tail import tail_weights
+
+
+@dataclass(frozen=True)
+class Soft:
+    """A softened distribution: the kept classes' log-probs and the tail's log-mass.
+
+    `log_tail` is None where every class was kept.
+
+    Shapes: log_probs (P, K), log_tail (P,).
+    Units:  nats.
+    """
+
+    log_probs: Tensor
+    log_tail: Tensor | None
+
+
+def soften(targets: Targets, temperature: float) -> Soft:
+    """Divide the teacher's logits by the temperature and normalise over all classes.
+
+    The tail's mass is exact at the stored temperatures and interpolated at others.
+
+    Shapes: returns log_probs (P, K) and log_tail (P,).
+    Units:  nats.
+    Raises: TargetError if the temperature is not above 0, or below 1 where a tail was left out.
+    Source: pipeline/store/FORMAT.md, the tail.
+    """
+    _check_temperature(targets, temperature)
+    logits = targets.logits / temperature  # (P, K)
+    if targets.tail is None:
+        return Soft(logits.log_softmax(1), None)
+    known, stored = tail_weights(targets.nodes, temperature)
+    log_tail = targets.tail @ targets.tail.new_tensor(stored)  # (P,)
+    log_tail = log_tail + known * math.log(targets.left_out_count)
+    log_total = torch.logaddexp(logits.logsumexp(1), log_tail)
+    return Soft(logits - log_total[:, None], log_tail - log_total)
+
+
+def kept_mass(targets: Targets, temperature: float) -> Tensor:
+    """Measure the probability that the kept classes cover. Shapes: returns (P,)."""
+    return soften(targets, temperature).log_probs.exp().sum(1)
+
+
+def tail_mass(targets: Targets, temperature: float) -> Tensor:
+    """Measure the probability of the left-out classes together. Shapes: returns (P,)."""
+    log_tail = soften(targets, temperature).log_tail
+    return targets.logits.new_zeros(len(targets)) if log_tail is None else log_tail.exp()
+
+
+def _check_temperature(targets: Targets, temperature: float) -> None:
+    lowest = "above 0" if targets.tail is None else "1 or above, as classes were left out"
+    in_range = temperature > 0 if targets.tail is None else temperature >= 1
+    if not in_range or temperature == math.inf:
+        raise TargetError(
+            f"targets: temperature {temperature:g} cannot be served; these targets allow {lowest}. "
+            "Choose another temperature, or cache all classes."
+        )
