@@ -1,0 +1,35 @@
+"""How do arrays lie on disk, so that nothing is lost, mixed up or changed without a sound?
+
+FORMAT.md beside this file is the specification. Writing: `write_plan`, then for each of
+`missing_parts` a `commit_part` inside `claim_part`, then `finish`. Reading: `open_cache`, then
+`Cache.read_part` and `Cache.read_samples`. Proving: `find_faults`. The store knows fields over
+positions or rows, not what they mean, and needs zarr and pyarrow only when arrays are touched.
+"""
+
+from pipeline.store.cache import Cache, open_cache
+from pipeline.store.commit import check_plan, claim_part, commit_part, finish, write_plan
+from pipeline.store.faults import Fault, check_part, find_faults
+from pipeline.store.fields import UNLABELLED, Field, SampleTable
+from pipeline.store.plan import Plan
+from pipeline.store.records import PLAN_FILE, check_complete, missing_parts, read_plan
+
+__all__ = [
+    "PLAN_FILE",
+    "UNLABELLED",
+    "Cache",
+    "Fault",
+    "Field",
+    "Plan",
+    "SampleTable",
+    "check_complete",
+    "check_part",
+    "check_plan",
+    "claim_part",
+    "commit_part",
+    "find_faults",
+    "finish",
+    "missing_parts",
+    "open_cache",
+    "read_plan",
+    "write_plan",
+]

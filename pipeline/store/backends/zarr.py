@@ -1,0 +1,138 @@
+"""Fields as a Zarr v3 group: written by zarr-python, read straight from the files.
+
+Reading without zarr is several times faster and asks for each file once and whole, which is what
+checksums and object stores want. Knows zarr.json as far as FORMAT.md allows it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.store.fields import Array, Field
+from pipeline.store.files import Load
+
+# Large enough that opening a file costs nothing beside reading it.
+CHUNK_BYTES = 64 * 2**20
+_LEVELS = {"lz4": 5, "zstd": 1}
+_BYTES_CODECS = (
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "bytes"},
+)
+_REGULAR_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    chunk_entries: int
+    is_compressed: bool
+
+
+def write(
+    folder: Path, stem: str, fields: Sequence[Field], arrays: Mapping[str, Array], compression: str
+) -> None:
+    """Write `folder/stem.zarr`.
+
+    Shapes: arrays[name] (entries, *field.shape).
+    Source: FORMAT.md, section 7.
+    """
+    import zarr
+    from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
+
+    codec = None
+    if compression != "none":
+        level = _LEVELS[compression]
+        codec = BloscCodec(
+            cname=BloscCname(compression), clevel=level, shuffle=BloscShuffle.shuffle
+        )
+    group = zarr.open_group(folder / f"{stem}.zarr", mode="w", zarr_format=3)
+    for field in fields:
+        entries = len(arrays[field.name])
+        chunk_entries = max(1, min(entries, CHUNK_BYTES // field.entry_bytes))
+        array = group.create_array(
+            field.name,
+            shape=(entries, *field.shape),
+            chunks=(chunk_entries, *field.shape),
+            dtype=field.numpy_dtype,
+            compressors=codec,
+            fill_value=0,
+            dimension_names=[field.axis, *(None for _ in field.shape)],
+            config={"write_empty_chunks": True},
+        )
+        if entries:
+            array[...] = arrays[field.name]
+
+
+def read(
+    load: Load, stem: str, fields: Sequence[Field], lengths: Mapping[str, int]
+) -> dict[str, Array]:
+    """Read fields of `stem.zarr` into fresh arrays.
+
+    Shapes: each (lengths[field.axis], *field.shape).
+    Raises: CorruptPart if zarr.json or a chunk is not what the format says.
+    """
+    load(f"{stem}.zarr/zarr.json")  # says nothing that the plan does not, but must not be damaged
+    return {
+        field.name: _read_array(load, f"{stem}.zarr/{field.name}", field, lengths[field.axis])
+        for field in fields
+    }
+
+
+def _read_array(load: Load, root: str, field: Field, entries: int) -> Array:
+    layout = _read_layout(load, f"{root}/zarr.json", field, entries)
+    array = np.empty((entries, *field.shape), field.numpy_dtype)
+    step = layout.chunk_entries
+    for index, start in enumerate(range(0, entries, step)):
+        key = "/".join([str(index), *("0" for _ in field.shape)])
+        flat = array[start : start + step].reshape(-1).view(np.uint8)
+        read_chunk = _read_compressed if layout.is_compressed else _read_raw
+        read_chunk(load, f"{root}/c/{key}", flat, step * field.entry_bytes)
+    return array
+
+
+def _read_raw(load: Load, path: str, into: NDArray[np.uint8], chunk_bytes: int) -> None:
+    content = load(path, into)
+    if content.nbytes != chunk_bytes:
+        raise load.fault(path, f"{content.nbytes} bytes; a chunk has {chunk_bytes}")
+    if content is not into:  # the last chunk is padded to full size
+        into[:] = content[: into.nbytes]
+
+
+def _read_compressed(load: Load, path: str, into: NDArray[np.uint8], chunk_bytes: int) -> None:
+    from numcodecs import Blosc
+
+    content = load(path)
+    target = into if into.nbytes == chunk_bytes else np.empty(chunk_bytes, np.uint8)
+    # Bytes 4 to 8 of a Blosc frame are the length it decodes to.
+    decoded_bytes = int.from_bytes(content[4:8].tobytes(), "little")
+    if decoded_bytes != chunk_bytes:
+        raise load.fault(path, f"decodes to {decoded_bytes} bytes; a chunk has {chunk_bytes}")
+    try:
+        Blosc().decode(content, target)
+    except (RuntimeError, ValueError) as error:
+        raise load.fault(path, f"cannot be decoded: {error}") from error
+    if target is not into:
+        into[:] = target[: into.nbytes]
+
+
+def _read_layout(load: Load, path: str, field: Field, entries: int) -> _Layout:
+    try:
+        document = json.loads(load(path).tobytes())
+        chunk_shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+        first, *others = document["codecs"]
+        names = [codec["name"] for codec in others]
+        found = (document["data_type"], document["shape"], chunk_shape[1:])
+    except (ValueError, KeyError, TypeError) as error:
+        raise load.fault(path, f"is not the zarr.json of an array ({error!r})") from error
+    wanted = (field.dtype, [entries, *field.shape], list(field.shape))
+    if found != wanted:
+        raise load.fault(path, f"dtype, shape and chunk are {found}; they must be {wanted}")
+    keys = document.get("chunk_key_encoding")
+    if first not in _BYTES_CODECS or names not in ([], ["blosc"]) or keys != _REGULAR_KEYS:
+        raise load.fault(path, "its codecs are not those of the format (bytes, blosc)")
+    if type(chunk_shape[0]) is not int or chunk_shape[0] < 1:
+        raise load.fault(path, f"{chunk_shape[0]} entries in a chunk; it must be 1 or more")
+    return _Layout(chunk_entries=chunk_shape[0], is_compressed=bool(names))

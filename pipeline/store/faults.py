@@ -1,0 +1,161 @@
+"""What is wrong with a cache: every fault in it, down to a flipped byte.
+
+Reads every byte that belongs to the cache and looks for files that do not. Repairs nothing, and
+does not know what the arrays mean.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CacheError, CorruptPart
+from pipeline.store.backends import BACKENDS
+from pipeline.store.backends.parquet import read_samples
+from pipeline.store.cache import PartFiles, open_files
+from pipeline.store.claims import SCRATCH
+from pipeline.store.documents import Document
+from pipeline.store.files import files_below
+from pipeline.store.plan import Plan
+from pipeline.store.records import (
+    MANIFEST_FILE,
+    PLAN_FILE,
+    expected_manifest,
+    read_manifest,
+    read_plan,
+    read_record,
+    record_path,
+    samples_path,
+    targets_stem,
+)
+
+# What may lie in each folder, after a part's number.
+_ENDINGS = {
+    "parts": (".json",),
+    "samples": (".parquet",),
+    "targets": (".zarr", ".parquet", ".rows.parquet"),
+}
+_FOREIGN = "does not belong to this cache"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: in which part (None for the whole cache), which file, and what."""
+
+    part: int | None
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        where = self.file if self.part is None else f"part {self.part}: {self.file}"
+        return f"{where}: {self.what}"
+
+
+MapParts = Callable[[Callable[[int], list[Fault]], Iterable[int]], Iterable[list[Fault]]]
+
+
+def find_faults(folder: Path, map_parts: MapParts = map) -> list[Fault]:
+    """List everything that is wrong with a cache; an empty list proves it whole.
+
+    `map_parts` checks the parts: `map`, or that of a pool of threads.
+
+    Raises: CacheError if there is no cache at `folder`.
+    """
+    try:
+        plan = read_plan(folder)
+    except CorruptPart as error:
+        what = _without(error, f"{folder / PLAN_FILE}: ")
+        return [Fault(None, PLAN_FILE, f"{what}; without it the parts cannot be checked")]
+    faults = [*_check_manifest(folder, plan), *_foreign_files(folder, plan)]
+    for found in map_parts(partial(check_part, folder, plan), range(plan.part_count)):
+        faults += found
+    return faults
+
+
+def check_part(folder: Path, plan: Plan, part: int) -> list[Fault]:
+    """List everything that is wrong with one part.
+
+    Raises: CacheError if its files may not be read.
+    """
+    try:
+        record, _ = read_record(folder, plan, part)
+    except CorruptPart as error:
+        path = record_path(part)
+        return [Fault(part, path, _without(error, f"{folder}: part {part}: {path}: "))]
+    files = open_files(folder, part, record, check=True)
+    faults = [*_check_files(files), *_surplus_files(files)]
+    return faults or list(_check_content(plan, record, files))
+
+
+def _check_files(files: PartFiles) -> Iterator[Fault]:
+    for path in files.entries:
+        try:
+            files(path)
+        except CorruptPart as error:
+            prefix = f"{files.folder}: part {files.part}: {path}: "
+            yield Fault(files.part, path, _without(error, prefix))
+
+
+def _surplus_files(files: PartFiles) -> Iterator[Fault]:
+    for ending in _ENDINGS["targets"]:
+        path = f"{targets_stem(files.part)}{ending}"
+        root = files.folder / path
+        found = [f"{path}/{name}" for name in files_below(root)] if root.is_dir() else [path]
+        for name in found:
+            if (files.folder / name).exists() and name not in files.entries:
+                yield Fault(files.part, name, _FOREIGN)
+
+
+def _check_content(plan: Plan, record: Document, files: PartFiles) -> Iterator[Fault]:
+    """Decode a part whose bytes are those of its record: a faulty writer shows only here."""
+    rows = len(plan.part_range(files.part))
+    path = samples_path(files.part)
+    trusted = PartFiles(files.folder, files.part, files.entries, check=False)
+    try:
+        positions = int(read_samples(trusted, path, rows).positions.sum())
+        if positions != record["positions"]:
+            raise files.fault(path, f"{positions} positions; its record has {record['positions']}")
+        lengths = {"rows": rows, "positions": positions}
+        path = targets_stem(files.part)
+        BACKENDS[plan.backend].read(trusted, path, plan.fields, lengths)
+    except CorruptPart as error:
+        yield Fault(files.part, path, _without(error, f"{files.folder}: part {files.part}: "))
+
+
+def _check_manifest(folder: Path, plan: Plan) -> Iterator[Fault]:
+    if not (folder / MANIFEST_FILE).is_file():
+        yield Fault(None, MANIFEST_FILE, "is missing: the cache is not complete")
+        return
+    try:
+        manifest = read_manifest(folder, plan)
+    except CacheError as error:
+        yield Fault(None, MANIFEST_FILE, _without(error, f"{folder}: {MANIFEST_FILE}: "))
+        return
+    try:
+        expected: dict[str, Any] = expected_manifest(folder, plan)
+    except CorruptPart:
+        return  # the part itself reports its record
+    for key, value in expected.items():
+        if manifest[key] != value:
+            yield Fault(None, MANIFEST_FILE, f"'{key}' does not follow from the records")
+
+
+def _foreign_files(folder: Path, plan: Plan) -> Iterator[Fault]:
+    for path in sorted(folder.iterdir()):
+        if path.name in _ENDINGS and path.is_dir():
+            for inner in sorted(path.iterdir()):
+                if not _belongs(inner.name, _ENDINGS[path.name], plan):
+                    yield Fault(None, f"{path.name}/{inner.name}", _FOREIGN)
+        elif path.name not in (PLAN_FILE, MANIFEST_FILE, SCRATCH):
+            yield Fault(None, path.name, _FOREIGN)
+
+
+def _belongs(name: str, endings: tuple[str, ...], plan: Plan) -> bool:
+    match = re.fullmatch(r"(0\d{4}|[1-9]\d{4,})(\..*)", name)
+    return match is not None and match[2] in endings and int(match[1]) < plan.part_count
+
+
+def _without(error: Exception, prefix: str) -> str:
+    return str(error).removeprefix(prefix)

@@ -1,0 +1,172 @@
+"""The documents in a cache's folder: the plan, the records and the manifest, and what is missing.
+
+Knows how the three belong together. Does not open the files of arrays, and writes nothing.
+"""
+
+import os
+from pathlib import Path
+
+from pipeline.errors import CacheError, CorruptPart, IncompleteCache
+from pipeline.store.documents import Document, parse_sealed, sha256
+from pipeline.store.files import read_file
+from pipeline.store.plan import FORMAT, VERSION, Plan, check_format, parse_plan, part_name
+
+PLAN_FILE = "plan.json"
+MANIFEST_FILE = "manifest.json"
+GO_ON = "Run `pipeline cache-teacher RECIPE` to go on."
+_RECORD_KEYS = {
+    *("part", "fingerprint", "row_start", "row_stop"),
+    *("positions", "files", "statistics", "digest"),
+}
+_MANIFEST_KEYS = {
+    *("format", "version", "fingerprint", "plan_sha256", "records"),
+    *("rows", "positions", "size_bytes", "statistics", "digest"),
+}
+_SHOWN = 8
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read the plan of a cache, complete or not.
+
+    Raises: CacheError if there is none; CorruptPart if it was changed.
+    """
+    path = folder / PLAN_FILE
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise CacheError(f"{folder}: {what}. Name the folder of a cache.")
+    if not path.is_file():
+        raise CacheError(f"{folder}: is not a cache: it has no {PLAN_FILE}. Name another folder.")
+    return parse_plan(read_file(path).tobytes(), where=str(path))
+
+
+def missing_parts(folder: Path, plan: Plan) -> list[int]:
+    """List the parts without a record, in order."""
+    try:
+        there = set(os.listdir(folder / "parts"))
+    except FileNotFoundError:
+        there = set()
+    return [part for part in range(plan.part_count) if f"{part_name(part)}.json" not in there]
+
+
+def check_complete(folder: Path, plan: Plan) -> None:
+    """Refuse a cache with parts that have no record yet.
+
+    Raises: IncompleteCache with the missing parts as ranges.
+    """
+    if missing := missing_parts(folder, plan):
+        raise IncompleteCache(
+            f"{folder}: not complete: {len(missing)} of {plan.part_count} parts are missing "
+            f"({_ranges(missing)}). {GO_ON}"
+        )
+
+
+def read_record(folder: Path, plan: Plan, part: int) -> tuple[Document, str]:
+    """Read the record of a part, and the SHA-256 of its bytes.
+
+    Raises: CorruptPart if it is missing, was changed, or belongs to another plan or part.
+    """
+    path = folder / record_path(part)
+    where = f"{folder}: part {part}: {record_path(part)}"
+    if not path.is_file():
+        raise CorruptPart(f"{where}: is missing")
+    raw = read_file(path).tobytes()
+    record = parse_sealed(raw, where=where, key="digest")
+    rows = plan.part_range(part)
+    wanted = {
+        "part": part,
+        "fingerprint": plan.fingerprint,
+        "row_start": rows.start,
+        "row_stop": rows.stop,
+    }
+    _check_keys(where, record, _RECORD_KEYS)
+    for key, value in wanted.items():
+        if record[key] != value:
+            raise CorruptPart(f"{where}: '{key}' is {record[key]!r}; it must be {value!r}")
+    return record, sha256(raw)
+
+
+def read_manifest(folder: Path, plan: Plan) -> Document:
+    """Read the manifest and check that it belongs to the plan.
+
+    Raises: CorruptPart if it was changed or belongs to another plan.
+    """
+    where = f"{folder}: {MANIFEST_FILE}"
+    raw = read_file(folder / MANIFEST_FILE).tobytes()
+    manifest = parse_sealed(raw, where=where, key="digest")
+    check_format(manifest, where=where)
+    _check_keys(where, manifest, _MANIFEST_KEYS)
+    wanted = {
+        "fingerprint": plan.fingerprint,
+        "plan_sha256": sha256(read_file(folder / PLAN_FILE).tobytes()),
+        "rows": plan.rows,
+    }
+    for key, value in wanted.items():
+        if manifest[key] != value:
+            raise CorruptPart(f"{where}: '{key}' is {manifest[key]!r}; the plan's is {value!r}")
+    if len(manifest["records"]) != plan.part_count:
+        count = len(manifest["records"])
+        raise CorruptPart(f"{where}: names {count} records; the plan has {plan.part_count} parts")
+    return manifest
+
+
+def expected_manifest(folder: Path, plan: Plan) -> Document:
+    """Work out what the manifest must say, but for its seal, from the plan and the records.
+
+    Raises: CorruptPart if a record is missing or was changed.
+    """
+    positions, size_bytes, digests = 0, 0, []
+    statistics: dict[str, int | float] = {}
+    for part in range(plan.part_count):
+        record, digest = read_record(folder, plan, part)
+        digests.append(digest)
+        positions += record["positions"]
+        size_bytes += sum(entry["size_bytes"] for entry in record["files"])
+        for name, value in record["statistics"].items():
+            statistics[name] = statistics.get(name, 0) + value
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": plan.fingerprint,
+        "plan_sha256": sha256(read_file(folder / PLAN_FILE).tobytes()),
+        "records": digests,
+        "rows": plan.rows,
+        "positions": positions,
+        "size_bytes": size_bytes,
+        "statistics": statistics,
+    }
+
+
+def record_path(part: int) -> str:
+    """Return where a part's record lies in its cache."""
+    return f"parts/{part_name(part)}.json"
+
+
+def samples_path(part: int) -> str:
+    """Return where a part's samples table lies in its cache."""
+    return f"samples/{part_name(part)}.parquet"
+
+
+def targets_stem(part: int) -> str:
+    """Return what the paths of a part's arrays begin with."""
+    return f"targets/{part_name(part)}"
+
+
+def first_of(names: list[str]) -> str:
+    """Name the first few, and count the rest."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_keys(where: str, document: Document, wanted: set[str]) -> None:
+    if wrong := sorted(document.keys() ^ wanted):
+        raise CorruptPart(f"{where}: {first_of(wrong)} missing, or not a key of version {VERSION}")
+
+
+def _ranges(parts: list[int]) -> str:
+    ranges: list[list[int]] = []
+    for part in parts:
+        if ranges and part == ranges[-1][1] + 1:
+            ranges[-1][1] = part
+        else:
+            ranges.append([part, part])
+    return first_of([str(low) if low == high else f"{low}-{high}" for low, high in ranges])
