@@ -1,0 +1,25 @@
+"""Models: how is any network asked the same question, and answered in the same shape?
+
+`load_network` finds a network by reference, `Network` wraps it so that inputs go in as the dataset
+gives them and logits come out as (P, C). Nothing here knows whether it plays the teacher or the
+student.
+"""
+
+from pipeline.models.digest import weights_digest
+from pipeline.models.loading import load_network
+from pipeline.models.network import Network, Output, prepare, set_precision
+from pipeline.models.runs import read_reference, save_reference
+from pipeline.models.weights import load_weights, read_weights
+
+__all__ = [
+    "Network",
+    "Output",
+    "load_network",
+    "load_weights",
+    "prepare",
+    "read_reference",
+    "read_weights",
+    "save_reference",
+    "set_precision",
+    "weights_digest",
+]

@@ -1,0 +1,94 @@
+"""From a reference in a recipe to a network, by kind.
+
+It knows where networks come from; it does not know what they are used for. A new kind is one
+function and one line in KINDS.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.errors import ModelError
+from pipeline.factories import did_you_mean, load_factory
+from pipeline.models.network import Network
+from pipeline.models.runs import read_reference
+from pipeline.models.transformers_kind import load_transformers
+from pipeline.models.weights import load_weights, read_weights
+
+
+def load_network(kind: str, *, base: Path, where: str, **arguments: Any) -> Network:
+    """Build the network a recipe names.
+
+    `base` is the recipe's folder, from which paths and modules are found; `where` is the recipe's
+    key, for messages.
+
+    Raises: ModelError if the kind is unknown or the model cannot be loaded.
+    """
+    if kind not in KINDS:
+        raise ModelError(
+            f"{where}.kind: '{kind}' is not known, allowed are {', '.join(KINDS)}"
+            f"{did_you_mean(kind, KINDS)}"
+        )
+    return KINDS[kind](base=base, where=where, **arguments)
+
+
+def load_python(
+    *,
+    base: Path,
+    where: str,
+    factory: str,
+    arguments: Mapping[str, object] | None = None,
+    checkpoint: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """Call the user's own factory, and fill its model from a checkpoint if one is given."""
+    build = load_factory(factory, base, f"{where}.factory")
+    model = build(**_checked_arguments(build, factory, arguments or {}, where))
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{where}.factory: '{factory}' returned a {type(model).__name__}; "
+            "allowed is a torch.nn.Module. Return the model itself."
+        )
+    network = Network(model, where=where, mean=mean, std=std)
+    if checkpoint is not None:
+        weights = read_weights(base / checkpoint, f"{where}.checkpoint")
+        load_weights(model, weights, f"{where}.checkpoint")
+    return network
+
+
+def _checked_arguments(
+    build: Callable[..., object], factory: str, arguments: Mapping[str, object], where: str
+) -> Mapping[str, object]:
+    # Bound before the call, so that a TypeError inside the user's function shows its own traceback.
+    signature = inspect.signature(build)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ModelError(
+            f"{where}.arguments: '{factory}' cannot be called with {dict(arguments)} ({error}). "
+            f"It takes {signature}."
+        ) from error
+    return arguments
+
+
+def load_run(*, base: Path, where: str, path: str) -> Network:
+    """Rebuild the network of a finished run, with its best weights."""
+    reference = read_reference(base / path, f"{where}.path")
+    kind, run_base = str(reference.pop("kind")), Path(str(reference.pop("base")))
+    weights = read_weights(Path(str(reference.pop("weights"))), f"{where}.path")
+    # Weights that the run started from are superseded by those it ended with, and may be gone.
+    reference.pop("checkpoint", None)
+    network = load_network(kind, base=run_base, where=where, **reference)
+    load_weights(network.model, weights, f"{where}.path")
+    return network
+
+
+KINDS: dict[str, Callable[..., Network]] = {
+    "python": load_python,
+    "run": load_run,
+    "transformers": load_transformers,
+}

@@ -1,0 +1,168 @@
+"""One adapter that makes any image classifier answer in the one shape, (P, C).
+
+It scales bytes to [0, 1], normalises, casts, calls the model and checks what comes back. It does
+not know where the model came from, which role it plays, or what is kept of its answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALLOWED_ANSWERS = (
+    "a tensor of floats of shape (batch, classes), or an object or dict whose 'logits' are one"
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network says of a batch.
+
+    Shapes: logits (P, C); positions (B,) int64, summing to P; each feature over B or P.
+    """
+
+    logits: Tensor
+    positions: Tensor
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Network(nn.Module):
+    """Any model behind one question: inputs as the dataset gives them, logits as (P, C).
+
+    `model` is the network itself: its state is what is saved and loaded. The normalisation is a
+    setting, so it is no part of that state, and it stays in float32 whatever the model's precision.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        where: str = "model",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        check_normalisation(mean, std, where)
+        self.model = model
+        self.where = where
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.register_buffer("mean", _buffer(mean), persistent=False)
+        self.register_buffer("std", _buffer(std), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Output:
+        """Ask the model.
+
+        Shapes: inputs (B, ...), uint8 for images; the Output has P = B.
+        Raises: ModelError if the answer is not (B, C) logits.
+        """
+        logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
+        positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
+        return Output(logits if logits.dtype == torch.float64 else logits.float(), positions)
+
+    def extra_repr(self) -> str:
+        """Show the normalisation, so that a digest of the whole adapter covers it."""
+        return f"mean={_numbers(self.mean)}, std={_numbers(self.std)}"
+
+    def _normalise(self, inputs: Tensor) -> Tensor:
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float() / 255
+        if self.mean is not None:
+            inputs = inputs - self._channels("mean", self.mean, inputs)
+        if self.std is not None:
+            inputs = inputs / self._channels("std", self.std, inputs)
+        return inputs.to(_floating_dtype(self.model)) if inputs.is_floating_point() else inputs
+
+    def _channels(self, name: str, values: Tensor, inputs: Tensor) -> Tensor:
+        channels = inputs.shape[1] if inputs.ndim > 1 else 1
+        if len(values) not in (1, channels):
+            raise ModelError(
+                f"{self.where}.{name}: has {len(values)} values, but the inputs have {channels} "
+                f"channels (shape {_shape(inputs)}). Give one value, or one for each channel."
+            )
+        return values.view(1, -1, *(1 for _ in inputs.shape[2:]))  # (1, channels, 1, 1)
+
+    def _logits(self, answer: object, batch_size: int) -> Tensor:
+        logits = answer.get("logits") if isinstance(answer, Mapping) else answer
+        logits = getattr(logits, "logits", logits)
+        if not isinstance(logits, Tensor):
+            raise ModelError(self._refusal(f"{type(answer).__name__}{_keys(answer)}"))
+        if logits.ndim != 2 or len(logits) != batch_size or not logits.is_floating_point():
+            raise ModelError(
+                self._refusal(
+                    f"a {logits.dtype} tensor of shape {_shape(logits)} for a batch of {batch_size}"
+                )
+            )
+        return logits
+
+    def _refusal(self, came: str) -> str:
+        return (
+            f"{self.where}: {type(self.model).__name__} answered with {came}; "
+            f"allowed is {ALLOWED_ANSWERS}. Wrap the model so that it returns its logits."
+        )
+
+
+def prepare(inputs: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Move a dataset's array to the device; host memory is copied only where it cannot be shared.
+
+    Shapes: inputs (B, ...); returns (B, ...).
+    """
+    native = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("="))
+    # numpy calls an axis of one element contiguous whatever its stride; torch does not.
+    is_shareable = native.flags.writeable and min(native.strides, default=0) >= 0
+    return torch.from_numpy(native if is_shareable else native.copy()).to(device)
+
+
+def set_precision(network: Network, precision: str) -> Network:
+    """Cast the model's weights; the answer is float32 whatever they are.
+
+    Raises: ModelError if the precision is not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ModelError(
+            f"{network.where}: precision '{precision}' is not known; "
+            f"allowed are {', '.join(PRECISIONS)}."
+        )
+    network.model.to(PRECISIONS[precision])
+    return network
+
+
+def check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, where: str
+) -> None:
+    """Refuse a normalisation that cannot be applied to any image."""
+    for name, values in (("mean", mean), ("std", std)):
+        if values is not None and not values:
+            raise ModelError(f"{where}.{name}: is empty. Give one value, or one for each channel.")
+    if std is not None and min(std) <= 0:
+        raise ModelError(f"{where}.std: must be above 0 for every channel; got {list(std)}.")
+
+
+def _buffer(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(list(values), dtype=torch.float32)
+
+
+def _numbers(values: Tensor | None) -> list[float] | None:
+    return None if values is None else values.tolist()
+
+
+def _floating_dtype(model: nn.Module) -> torch.dtype:
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _keys(answer: object) -> str:
+    return f" with keys {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
