@@ -1,0 +1,12 @@
+"""In what order, and from where, do students read? Epoch order as arithmetic, parts, prefetch,
+resume.
+
+It joins the targets of a cache to raw samples by id and content digest. It knows no student, no
+loss and no training loop; it is a torch IterableDataset that anyone's loop can use.
+"""
+
+from pipeline.stream.ahead import prefetch
+from pipeline.stream.order import Order
+from pipeline.stream.stream import Batch, Stream
+
+__all__ = ["Batch", "Order", "Stream", "prefetch"]

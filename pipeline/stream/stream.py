@@ -1,0 +1,197 @@
+"""The student's side: batches of raw samples with their soft targets, shuffled, prefetched,
+resumable.
+
+The stream yields whole batches, so a DataLoader around it needs `batch_size=None`. It knows
+neither the student nor the losses, and it believes the cache it is given: what the fields mean is
+read from it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.samples import Locator, Samples, check_samples
+from pipeline.store import Cache
+from pipeline.stream.ahead import prefetch
+from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.window import Window, cache_window, sample_window
+from pipeline.targets import Targets, TargetSpec, decode, target_fields
+
+# Part size of the order when there is no cache; the default of caches too, so that a baseline
+# without a cache sees its samples in the order of a run with one.
+ROWS_PER_PART = 4096
+# Batches prepared in advance: enough to hide an uneven read, few enough to forget about.
+AHEAD = 2
+
+Digests = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with what the teacher said of them.
+
+    Shapes: inputs (B, ...), labels (B,) with -1 for none; targets over the P positions of the B
+    rows, or None where there is no cache.
+    """
+
+    ids: list[str]
+    inputs: Tensor
+    labels: Tensor
+    targets: Targets | None
+
+
+# An epoch, the number of a batch in it, and the batch.
+Numbered = tuple[int, int, Batch]
+
+
+class Stream(IterableDataset[Batch]):
+    """One epoch an iteration, the next epoch the next time; leave early and it goes on from there.
+
+    Every row is seen once an epoch, also with several DataLoader workers, which share out the
+    batches: the order never depends on how many there are. `state_dict` and `load_state_dict` save
+    and restore the place of the next batch.
+
+    Raises: SampleError, when made, if the dataset lacks a sample of the cache or holds another
+    content under its id (`advance` is told how far this check is); CorruptPart, when read, if a
+    file of the cache is damaged. `check=False` trusts both.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        cache: Cache | None = None,
+        *,
+        batch_size: int,
+        seed: int | None = 0,
+        window_parts: int = 16,
+        check: bool = True,
+        advance: Callable[[int], None] | None = None,
+    ) -> None:
+        self.samples, self.cache = samples, cache
+        self.batch_size = batch_size
+        rows = cache.plan.rows if cache else len(samples)
+        rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
+        self.order = Order(rows, rows_per_part, window_parts, seed)
+        self.spec = _spec(cache) if cache else None
+        self._locator = Locator(samples)
+        self._unread = set(range(self.order.part_count)) if check else set()
+        self._window: tuple[tuple[int, ...], Window] | None = None
+        self.epoch, self.batch = 0, 0
+        if cache and check:
+            check_samples(samples, _identities(cache), where=str(cache.path), advance=advance)
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch; the last one may be short."""
+        return -(-self.order.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Iterate over the rest of the current epoch."""
+        worker = get_worker_info()
+        share = (worker.id, worker.num_workers) if worker else (0, 1)
+        yield from self._follow(self._batches(self.epoch, self.batch, share))
+        if self.batch:  # this worker's last batch was not the epoch's
+            self.set_epoch(self.epoch + 1)
+
+    def forever(self) -> Iterator[Batch]:
+        """Iterate over epoch after epoch, reading ahead across their borders.
+
+        After the last batch of an epoch `state_dict` says batch 0 of the next one.
+        """
+        first = self._batches(self.epoch, self.batch, (0, 1))
+        later = (self._batches(epoch, 0, (0, 1)) for epoch in count(self.epoch + 1))
+        yield from self._follow(chain(first, chain.from_iterable(later)))
+
+    def _follow(self, source: Iterator[Numbered]) -> Iterator[Batch]:
+        with closing(prefetch(source, AHEAD)) as ready:
+            for epoch, number, batch in ready:
+                is_last = number + 1 == len(self)
+                self.epoch, self.batch = (epoch + 1, 0) if is_last else (epoch, number + 1)
+                yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next iteration at the beginning of an epoch."""
+        self.epoch, self.batch = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch lies."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the very batch that a saved state says comes next."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
+        windows = self.order.windows(epoch)
+        held: list[tuple[Rows, dict[str, NDArray[np.generic]]]] = []
+        number = first
+        cut = pieces(self.order, epoch=epoch, batch_size=self.batch_size, first_batch=first)
+        for piece in cut:
+            if (number - first) % share[1] == share[0]:
+                window = self._load(windows[piece.window])
+                held.append((window.indices[piece.places], window.gather(piece.places)))
+            if piece.ends_batch:
+                if held:
+                    yield epoch, number, self._join(held)
+                held, number = [], number + 1
+
+    def _load(self, parts: Rows) -> Window:
+        """Read a window, or give the one in memory: a small cache is read once and for all."""
+        wanted = tuple(sorted(map(int, parts)))
+        if self._window is None or self._window[0] != wanted:
+            self._window = None  # let go of the old one before the new one is read
+            self._window = (wanted, self._read(wanted))
+        return self._window[1]
+
+    def _read(self, parts: Sequence[int]) -> Window:
+        if self.cache is None or self.spec is None:
+            return sample_window([self.order.part_rows(part) for part in parts])
+        check = not self._unread.isdisjoint(parts)
+        window = cache_window(
+            self.cache, parts, locator=self._locator, names=_names(self.spec), check=check
+        )
+        self._unread.difference_update(parts)
+        return window
+
+    def _join(self, held: list[tuple[Rows, dict[str, NDArray[np.generic]]]]) -> Batch:
+        read = self.samples.read(np.concatenate([indices for indices, _ in held]))
+        targets = None
+        if self.spec is not None:
+            fields = {
+                name: np.concatenate([gathered[name] for _, gathered in held])
+                if len(held) > 1
+                else held[0][1][name]
+                for name in _names(self.spec)
+            }
+            targets = decode(self.spec, fields)
+        return Batch(read.ids, _tensor(read.inputs), _tensor(read.labels), targets)
+
+
+def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
+    for part in range(cache.plan.part_count):
+        table = cache.read_samples(part)
+        yield table.ids, table.digests
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """Share an array's memory, or copy it where torch must not write to it."""
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _spec(cache: Cache) -> TargetSpec:
+    return TargetSpec.from_json(cache.plan.about["targets"])
+
+
+def _names(spec: TargetSpec) -> list[str]:
+    """The fields that targets are decoded from; a student does not need the statistics."""
+    return [field.name for field in target_fields(spec) if field.name in DECODED]
+
+
+DECODED = frozenset({"classes", "logits", "tail"})

@@ -1,0 +1,116 @@
+"""The folder of one training run: what it was begun with, its metrics line by line, how it ended.
+
+It compares, appends and replaces files; it does not know what a metric means.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import FingerprintMismatch, PipelineError, list_differences
+
+RECIPE, METRICS, RESULT, LOCK = "recipe.json", "metrics.jsonl", "result.json", ".lock"
+
+
+@contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a run's folder; the system lets go when this one ends.
+
+    Raises: PipelineError if another process trains here, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise PipelineError(
+            f"{folder}: cannot write there: {error.strerror}. Allow this user to write, or name "
+            "another folder with --set run.path=..."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PipelineError(
+                f"{folder}: another process is training this run. Wait for it, or name another "
+                "folder with --set run.path=..."
+            ) from error
+        yield
+
+
+def begin_run(folder: Path, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Write down what a run is made from, or check that it is what it was begun with.
+
+    Raises: FingerprintMismatch naming the keys that differ.
+    """
+    path = folder / RECIPE
+    here = {"identity": json.loads(json.dumps(identity)), "recipe": recipe}
+    if not path.exists():
+        replace_json(path, here)
+        return
+    there = read_json(path)
+    if lines := list_differences(there["identity"], here["identity"]):
+        raise FingerprintMismatch(
+            "\n  ".join(
+                [
+                    f"{folder}: this run was begun with another setup, so it cannot be continued",
+                    *lines,
+                    "Name another folder with --set run.path=..., or delete this one.",
+                ]
+            )
+        )
+
+
+def keep_metrics_until(folder: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will take again, and a line cut by a kill."""
+    path = folder / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if document["step"] <= step:
+            kept.append(line)
+    _replace(path, "".join(f"{line}\n" for line in kept))
+
+
+def append_metrics(folder: Path, document: Mapping[str, Any]) -> None:
+    """Add one line of metrics."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(document) + "\n")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """How the run ended, or None if it has not."""
+    path = folder / RESULT
+    return read_json(path) if path.exists() else None
+
+
+def replace_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document so that it appears whole or not at all."""
+    _replace(path, json.dumps(document, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a document of the run.
+
+    Raises: PipelineError if it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise PipelineError(
+            f"{path}: is damaged ({error}). Restore it, or delete the run's folder and train again."
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
