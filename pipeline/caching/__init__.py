@@ -1,0 +1,10 @@
+"""How does a teacher's answer become parts of a cache?
+
+`plan_cache` fixes everything that can change a byte, `make_parts` turns rows into committed parts.
+Neither knows the terminal, and neither decides which machine makes which part.
+"""
+
+from pipeline.caching.make import answer, make_parts
+from pipeline.caching.plan import Work, plan_cache
+
+__all__ = ["Work", "answer", "make_parts", "plan_cache"]

@@ -1,0 +1,159 @@
+"""From rows to committed parts: read ahead, ask the teacher, write behind.
+
+The teacher's forward pass is all one waits for. Every part is a pure function of the plan, so it
+may be made at any time, in any order, by anyone, and batches never cross parts.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.caching.plan import Work
+from pipeline.compute import Background, guard_memory
+from pipeline.errors import TargetError
+from pipeline.models import prepare
+from pipeline.samples import SampleBatch, content_digests
+from pipeline.store import SampleTable, claim_part, commit_part, missing_parts
+from pipeline.stream import prefetch
+from pipeline.targets import decode, encode, find_bad_positions, kept_mass
+
+Arrays = dict[str, NDArray[np.generic]]
+# One batch being answered, one ready, one being read.
+READ_AHEAD = 2
+# Between two looks at a part that another process is making.
+LOOK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class Question:
+    """One batch of a part, read and waiting; `claim` is let go once the part is written."""
+
+    part: int
+    batch: SampleBatch
+    is_last: bool
+    claim: ExitStack
+
+
+def make_parts(
+    work: Work, order: Sequence[int], advance: Callable[[int], None], wait: Callable[[str], None]
+) -> None:
+    """Make and commit every part of `order` that has no record yet.
+
+    Parts that another process is making are left to it; at the end it is waited for, with a word to
+    `wait`, and what it did not finish is made here.
+
+    Raises: TargetError if the teacher's logits are not finite, naming the samples; CacheError if
+    the disk refuses. Parts committed before stay.
+    """
+    while parts := _still_missing(work, order):
+        made = _make_free_parts(work, parts, advance)
+        if not made and _still_missing(work, order):
+            wait(f"{work.folder}: another process is making the last parts; waiting for it")
+            time.sleep(LOOK_AGAIN_S)
+
+
+def answer(work: Work, batch: SampleBatch) -> Arrays:
+    """Ask the teacher about one batch, and keep what the plan says.
+
+    Shapes: returns the arrays of the plan's fields, (P, ...).
+    Raises: TargetError if a logit is not finite, naming the samples.
+    """
+    with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
+        logits = work.network(prepare(batch.inputs, work.device)).logits
+        _check_finite(logits, batch)
+        return encode(work.spec, logits)
+
+
+def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
+    missing = set(missing_parts(work.folder, work.plan))
+    return [part for part in order if part in missing]
+
+
+def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
+    made, answers, batches = 0, list[Arrays](), list[SampleBatch]()
+    # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
+    with (
+        ExitStack() as claims,
+        Background() as background,
+        closing(prefetch(_questions(work, parts, claims), READ_AHEAD)) as questions,
+    ):
+        for question in questions:
+            answers.append(answer(work, question.batch))
+            batches.append(_without_inputs(question.batch))
+            advance(len(question.batch.ids))
+            if question.is_last:
+                background.submit(partial(_commit, work, question, batches, answers))
+                made, answers, batches = made + 1, [], []
+    return made
+
+
+def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[Question]:
+    for part in parts:
+        claim = ExitStack()
+        if claim.enter_context(claim_part(work.folder, part)) is None:
+            claim.close()
+            continue
+        claims.callback(claim.close)
+        rows = work.plan.part_range(part)
+        for start in range(rows.start, rows.stop, work.batch_size):
+            stop = min(start + work.batch_size, rows.stop)
+            batch = work.samples.read(range(start, stop))
+            yield Question(part, batch, stop == rows.stop, claim)
+
+
+def _without_inputs(batch: SampleBatch) -> SampleBatch:
+    """Swap the inputs for their digests, which are all that is kept of them. Shapes: (B, 16)."""
+    return SampleBatch(batch.ids, content_digests(batch.inputs), batch.labels)
+
+
+def _commit(
+    work: Work, question: Question, batches: list[SampleBatch], answers: list[Arrays]
+) -> None:
+    with question.claim:
+        arrays = {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
+        table = _table(batches)
+        statistics = _statistics(work, arrays, table.labels)
+        commit_part(work.folder, work.plan, question.part, table, arrays, statistics)
+
+
+def _table(batches: list[SampleBatch]) -> SampleTable:
+    labels = np.concatenate([batch.labels for batch in batches])
+    return SampleTable(
+        ids=[sample_id for batch in batches for sample_id in batch.ids],
+        digests=np.concatenate([batch.inputs for batch in batches]),
+        views=np.zeros(len(labels), np.int32),
+        labels=labels,
+        positions=np.ones(len(labels), np.int32),
+    )
+
+
+def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[str, int | float]:
+    """Sum over a part what `inspect` shows of the whole cache; the manifest adds up the parts."""
+    targets = decode(work.spec, arrays)
+    labelled = labels >= 0
+    top = targets.top_classes().numpy()
+    return {
+        "entropy_sum": float(arrays["entropy"].sum(dtype=np.float64)),
+        "confidence_sum": float(arrays["confidence"].sum(dtype=np.float64)),
+        "kept_mass_sum": float(kept_mass(targets, 1.0).double().sum()),
+        "labelled": int(labelled.sum()),
+        "teacher_right": int((top == labels)[labelled].sum()),
+    }
+
+
+def _check_finite(logits: torch.Tensor, batch: SampleBatch) -> None:
+    if not (bad := find_bad_positions(logits)):
+        return
+    ids = ", ".join(batch.ids[position] for position in bad[:5])
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    raise TargetError(
+        f"teacher: its logits are NaN or infinite for {len(bad)} of {len(batch.ids)} samples of a "
+        f"batch ({ids}{more}); every logit must be finite.\n"
+        "  Try teacher.precision = 'float32', or look at these samples. Finished parts are kept."
+    )

@@ -1,0 +1,147 @@
+"""What a cache will hold and from what: the one place that decides what is in the fingerprint.
+
+It opens data and teacher, asks the teacher once for its number of classes, and writes nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.compute import (
+    device_kind,
+    guard_memory,
+    pick_device,
+    set_threads,
+    software_versions,
+    use_deterministic_kernels,
+)
+from pipeline.errors import RecipeError
+from pipeline.experiment import Scanned, open_model, scan_data
+from pipeline.models import Network, prepare, set_precision, weights_digest
+from pipeline.recipe import Recipe, comparable
+from pipeline.samples import Samples
+from pipeline.store import PLAN_FILE, Plan, read_plan
+from pipeline.targets import TargetSpec, nodes_with, target_fields
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything a part is made from."""
+
+    samples: Samples
+    network: Network
+    device: torch.device
+    batch_size: int
+    plan: Plan
+    spec: TargetSpec
+    folder: Path
+
+
+def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
+    """Open what the recipe names and plan the cache; the recipe must have teacher, targets and
+    cache.
+
+    Raises: RecipeError if the selection does not fit the teacher's classes; SampleError,
+    ModelError.
+    """
+    assert recipe.teacher
+    assert recipe.cache
+    teacher, cache, folder = recipe.teacher, recipe.cache, recipe.locate(recipe.cache.path)
+    device = pick_device(teacher.device)
+    threads = teacher.threads or _planned_threads(folder) or torch.get_num_threads()
+    set_threads(threads)
+    use_deterministic_kernels()
+    data = scan_data(recipe, cache.data, quiet=quiet)
+    network = open_model(recipe, teacher.model, where="teacher.model")
+    weights = weights_digest(network)
+    network = set_precision(network, teacher.precision).to(device).eval()
+    class_count = _count_classes(network, data.samples, device)
+    spec = _spec(recipe, class_count)
+    _check_classes(recipe, data, class_count)
+    settings = {
+        "data": {"digest": data.scan.digest},
+        "teacher": {
+            "weights": weights,
+            "precision": teacher.precision,
+            "batch_size": teacher.batch_size,
+            "threads": threads,
+            "device": device_kind(device),
+        },
+        "software": software_versions(),
+    }
+    plan = Plan(
+        rows=len(data.samples),
+        rows_per_part=cache.rows_per_part,
+        backend=cache.backend,
+        compression=cache.compression,
+        fields=target_fields(spec),
+        settings=settings,
+        about=_about(recipe, data, network, spec),
+    )
+    return Work(data.samples, network, device, teacher.batch_size, plan, spec, folder)
+
+
+def _planned_threads(folder: Path) -> int | None:
+    """A recipe that names no number of threads goes on with the number a cache was begun with."""
+    if not (folder / PLAN_FILE).is_file():
+        return None
+    planned: int = read_plan(folder).settings["teacher"]["threads"]
+    return planned
+
+
+@torch.inference_mode()
+def _count_classes(network: Network, samples: Samples, device: torch.device) -> int:
+    with guard_memory(1, "teacher"):
+        return int(network(prepare(samples.read([0]).inputs, device)).logits.shape[1])
+
+
+def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
+    assert recipe.targets
+    selection = recipe.targets.selection
+    k = getattr(selection, "k", class_count)
+    if k > class_count:
+        raise RecipeError(
+            recipe.file,
+            [
+                f"targets.selection.k: must be between 1 and {class_count}, the classes of the "
+                f"teacher; got {k}"
+            ],
+        )
+    return TargetSpec(selection.kind, class_count, k, nodes_with(recipe.targets.temperatures))
+
+
+def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
+    assert recipe.cache
+    where, names = f"data.{recipe.cache.data}", data.samples.class_names
+    highest = max(data.scan.label_counts, default=-1)
+    problem = None
+    if names is not None and len(names) != class_count:
+        problem = f"has {len(names)} classes ({', '.join(names[:5])}, ...)"
+    elif highest >= class_count:
+        problem = f"has labels up to {highest}"
+    if problem:
+        raise RecipeError(
+            recipe.file,
+            [
+                f"{where}: {problem}, but the teacher answers with {class_count} classes; give the "
+                "data the teacher was trained for, or leave out the label column and class_names"
+            ],
+        )
+
+
+def _about(recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec) -> dict[str, Any]:
+    assert recipe.cache
+    full = comparable(recipe)
+    names = data.samples.class_names or network.class_names
+    return {
+        "targets": spec.to_json(),
+        "class_names": list(names) if names else None,
+        "skipped": [{"id": skip.id, "reason": skip.reason} for skip in data.scan.skipped],
+        "recipe": {
+            "name": recipe.name,
+            "data": {recipe.cache.data: full["data"][recipe.cache.data]},
+            **{table: full[table] for table in ("teacher", "targets", "cache")},
+        },
+    }

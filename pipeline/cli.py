@@ -1,0 +1,188 @@
+"""The terminal: commands, options, exit statuses. The only module that knows stages and click.
+
+Exit status: 0 done, 1 a fault was found, 2 something the user can mend, 130 interrupted. Results
+go to standard output, everything else to standard error. Nothing heavy is imported before a stage
+runs.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pipeline.errors import CorruptPart, PipelineError
+
+FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
+
+Command = Callable[..., None]
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="teacher-logit-cache", prog_name="pipeline")
+def pipeline() -> None:
+    """Run a teacher once, keep what students need, and train any number of students from it.
+
+    \b
+    A first tour, on data that ships with the project:
+      pipeline train-student data/recipes/digits-teacher.toml
+      pipeline cache-teacher data/recipes/digits.toml
+      pipeline train-student data/recipes/digits.toml
+    """
+
+
+def output_options(command: Command) -> Command:
+    """Add the options that every command takes."""
+    command = click.option("--quiet", is_flag=True, help="No progress, no notices.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
+        command
+    )
+
+
+def set_option(command: Command) -> Command:
+    """Add --set."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a value of the recipe, such as training.epochs=3. May be repeated.",
+    )(command)
+
+
+def recipe_options(command: Command) -> Command:
+    """Add the recipe and its overrides."""
+    return click.argument("recipe", metavar="RECIPE")(set_option(command))
+
+
+def dry_run_option(what: str) -> Callable[[Command], Command]:
+    """Add --dry-run, saying what it stops before."""
+    return click.option("--dry-run", is_flag=True, help=f"Check everything, stop before {what}.")
+
+
+@pipeline.command()
+@click.argument("template", required=False)
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@output_options
+def init(template: str | None, force: bool, as_json: bool, quiet: bool) -> None:
+    """Write a commented starter recipe into this folder. Without TEMPLATE, list the starters.
+
+    Example: pipeline init images
+    """
+    import stages.init as stage
+
+    _show(stage, stage.run(template, force=force), as_json)
+
+
+@pipeline.command()
+@output_options
+def schema(as_json: bool, quiet: bool) -> None:
+    """Print the JSON Schema of recipes, so that editors complete and check them.
+
+    Example: pipeline schema > recipe.schema.json
+    """
+    from pipeline.recipe import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@pipeline.command("cache-teacher")
+@recipe_options
+@dry_run_option("the teacher runs over the data")
+@output_options
+def cache_teacher(
+    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Run the teacher once over a dataset and keep its soft targets.
+
+    Stop it at any moment; the same command goes on where it stopped. Several may run at once.
+
+    Example: pipeline cache-teacher data/recipes/digits.toml
+    """
+    from pipeline.recipe import load_recipe
+    import stages.cache_teacher as stage
+
+    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
+    _show(stage, summary, as_json)
+
+
+@pipeline.command("train-student")
+@recipe_options
+@dry_run_option("the first optimiser step")
+@output_options
+def train_student(
+    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Train a student from a cache, on hard labels, or on both.
+
+    Stop it at any moment; the same command goes on from the last checkpoint.
+
+    Example: pipeline train-student data/recipes/digits.toml --set training.seed=1
+    """
+    from pipeline.recipe import load_recipe
+    import stages.train_student as stage
+
+    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
+    _show(stage, summary, as_json)
+
+
+@pipeline.command()
+@click.argument("target", metavar="CACHE_OR_RECIPE")
+@click.option(
+    "--audit", type=click.IntRange(min=1), metavar="N", help="Re-run the teacher on N rows."
+)
+@set_option
+@output_options
+def verify(
+    target: str, overrides: tuple[str, ...], audit: int | None, as_json: bool, quiet: bool
+) -> None:
+    """Prove a cache whole, or name the part, the file and the fault (exit status 1).
+
+    Give the recipe in place of the cache to audit: the teacher runs again on N rows.
+
+    Example: pipeline verify data/recipes/digits.toml --audit 20
+    """
+    import stages.verify as stage
+
+    summary = stage.run(target, overrides=overrides, audit=audit, quiet=quiet)
+    _show(stage, summary, as_json)
+    if summary["faults"]:
+        sys.exit(FAULT)
+
+
+@pipeline.command()
+@click.argument("target", metavar="CACHE")
+@click.option(
+    "--rows", default=5, show_default=True, type=click.IntRange(min=0), help="Decode rows."
+)
+@output_options
+def inspect(target: str, rows: int, as_json: bool, quiet: bool) -> None:
+    """Show what is in a cache, in one screen.
+
+    Example: pipeline inspect caches/digits
+    """
+    import stages.inspect as stage
+
+    _show(stage, stage.run(target, rows=rows), as_json)
+
+
+def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
+    click.echo(json.dumps(summary, indent=2) if as_json else stage.tell(summary))
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    try:
+        status = pipeline.main(standalone_mode=False)
+    except PipelineError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(FAULT if isinstance(error, CorruptPart) else MENDABLE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(MENDABLE)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)

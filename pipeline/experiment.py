@@ -1,0 +1,64 @@
+"""From the tables of a recipe to the things they name: datasets, networks, losses.
+
+The one place where a recipe meets the rooms, so that every stage opens the same things the same
+way. It starts no work.
+"""
+
+import os
+from dataclasses import dataclass
+
+from pipeline.models import Network, load_network
+from pipeline.progress import progress, say
+from pipeline.recipe import Recipe
+from pipeline.recipe.schema import Model
+from pipeline.samples import Samples, Scan, open_samples, scan_samples, subset, without
+
+SHOWN_SKIPS = 5
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A dataset without what was skipped, and what one reading of all of it found."""
+
+    samples: Samples
+    scan: Scan
+
+
+def open_data(recipe: Recipe, name: str) -> Samples:
+    """Open the dataset [data.NAME], cut to its subset.
+
+    Raises: SampleError if it is not what the recipe says.
+    """
+    table = recipe.data[name]
+    arguments = table.model_dump(exclude={"subset", "on_error"})
+    samples = open_samples(base=recipe.base, name=f"data.{name}", **arguments)
+    return subset(samples, **table.subset.model_dump()) if table.subset else samples
+
+
+def scan_data(recipe: Recipe, name: str, *, quiet: bool) -> Scanned:
+    """Open a dataset and read every sample once, so that what is wrong shows before the long work.
+
+    Raises: SampleError that counts and names what cannot be used.
+    """
+    samples = open_data(recipe, name)
+    with progress(f"reading data.{name}", total=len(samples), quiet=quiet) as advance:
+        scan = scan_samples(
+            samples,
+            on_error=recipe.data[name].on_error,
+            threads=os.cpu_count() or 1,
+            advance=advance,
+        )
+    for skip in scan.skipped[:SHOWN_SKIPS]:
+        say(f"data.{name}: skipped {skip.id}: {skip.reason}", quiet)
+    if len(scan.skipped) > SHOWN_SKIPS:
+        say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
+    return Scanned(without(samples, [skip.index for skip in scan.skipped]), scan)
+
+
+def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
+    """Load the network that a recipe's `model` names; `where` is its dotted key.
+
+    Raises: ModelError if it cannot be loaded.
+    """
+    arguments = model.model_dump(exclude_none=True)
+    return load_network(base=recipe.base, where=where, **arguments)

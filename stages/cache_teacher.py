@@ -1,0 +1,105 @@
+"""`pipeline cache-teacher`: run the teacher once over a dataset and keep its soft targets."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.caching import Work, make_parts, plan_cache
+from pipeline.progress import progress, say
+from pipeline.recipe import Recipe, require_tables
+from pipeline.store import check_plan, finish, missing_parts, write_plan
+
+
+def run(
+    recipe: Recipe,
+    *,
+    dry_run: bool = False,
+    quiet: bool = False,
+    order: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """Make the cache that a recipe describes, or what is missing of it.
+
+    `order` lists the parts in the order they are to be made; the bytes do not depend on it.
+
+    Raises: PipelineError for everything a user can mend, before the long work where it can be
+    known.
+    """
+    started = time.perf_counter()
+    require_tables(recipe, "cache-teacher", "teacher", "targets", "cache")
+    work = plan_cache(recipe, quiet=quiet)
+    if dry_run:
+        check_plan(work.folder, work.plan)
+        return _planned(work)
+    write_plan(work.folder, work.plan)
+    missing = missing_parts(work.folder, work.plan)
+    startup_s = time.perf_counter() - started
+    _make(work, missing if order is None else order, missing, quiet)
+    manifest = finish(work.folder, work.plan)
+    made = _rows_of(work, missing)
+    elapsed_s = time.perf_counter() - started - startup_s
+    return {
+        **_planned(work),
+        "made_rows": made,
+        "size_bytes": manifest["size_bytes"],
+        "digest": manifest["digest"],
+        "startup_s": round(startup_s, 3),
+        "elapsed_s": round(elapsed_s, 3),
+    }
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Say what there is now, and what comes next."""
+    head = (
+        f"{summary['cache']}: {summary['rows']} rows in {summary['parts']} parts, "
+        f"{summary['kept']} of {summary['classes']} classes kept"
+    )
+    if "size_bytes" not in summary:
+        return (
+            f"{head}\n  dry run: about {summary['bytes_a_row']} bytes a row, "
+            f"{_megabytes(summary['bytes_a_row'] * summary['rows'])} in all; nothing was written"
+        )
+    made = summary["made_rows"]
+    speed = f"{made / max(summary['elapsed_s'], 1e-9):,.0f} rows/s" if made else "nothing to do"
+    return (
+        f"{head}, {_megabytes(summary['size_bytes'])}\n"
+        f"  started in {summary['startup_s']:.1f} s, made {made} rows in "
+        f"{summary['elapsed_s']:.1f} s ({speed})\n"
+        f"  digest {summary['digest'][:16]}"
+    )
+
+
+def _make(work: Work, order: Sequence[int], missing: Sequence[int], quiet: bool) -> None:
+    done = work.plan.rows - _rows_of(work, missing)
+    if done:
+        say(f"{work.folder}: {done} of {work.plan.rows} rows are there already", quiet)
+    if not missing:
+        return
+    said: set[str] = set()
+
+    def wait(text: str) -> None:
+        if text not in said:
+            say(text, quiet)
+        said.add(text)
+
+    with progress("cache-teacher", total=work.plan.rows, done=done, quiet=quiet) as advance:
+        make_parts(work, order, advance, wait)
+
+
+def _rows_of(work: Work, parts: Sequence[int]) -> int:
+    return sum(len(work.plan.part_range(part)) for part in parts)
+
+
+def _planned(work: Work) -> dict[str, Any]:
+    return {
+        "cache": str(work.folder),
+        "rows": work.plan.rows,
+        "parts": work.plan.part_count,
+        "classes": work.spec.class_count,
+        "kept": work.spec.k,
+        "bytes_a_row": sum(field.entry_bytes for field in work.plan.fields),
+        "fingerprint": work.plan.fingerprint,
+    }
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"

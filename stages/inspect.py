@@ -1,0 +1,129 @@
+"""`pipeline inspect`: what is in a cache, in one screen."""
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.store import Cache, open_cache
+from pipeline.targets import Targets, TargetSpec, decode, kept_mass, soften
+
+SHOWN_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+SHOWN_CLASSES = 4
+BAR_WIDTH = 20
+
+
+def run(target: str, *, rows: int = 5) -> dict[str, Any]:
+    """Describe a cache: provenance, sizes, masses, and a few decoded rows.
+
+    Raises: CacheError if there is no complete cache at `target`.
+    """
+    cache = open_cache(target)
+    plan, manifest = cache.plan, cache.manifest
+    positions, sums = manifest["positions"], manifest["statistics"]
+    spec = TargetSpec.from_json(plan.about["targets"])
+    targets = decode(spec, cache.read_part(0))
+    return {
+        "cache": target,
+        "recipe": plan.about["recipe"],
+        "settings": plan.settings,
+        "rows": plan.rows,
+        "parts": plan.part_count,
+        "positions": positions,
+        "backend": plan.backend,
+        "compression": plan.compression,
+        "targets": plan.about["targets"],
+        "class_names": plan.about["class_names"],
+        "skipped": len(plan.about["skipped"]),
+        "size_bytes": manifest["size_bytes"],
+        "bytes_a_position": round(manifest["size_bytes"] / positions, 1),
+        "field_bytes_a_position": sum(field.entry_bytes for field in plan.fields),
+        "entropy": sums["entropy_sum"] / positions,
+        "confidence": sums["confidence_sum"] / positions,
+        "kept_mass": sums["kept_mass_sum"] / positions,
+        "kept_mass_of_part_0": {
+            f"{temperature:g}": float(kept_mass(targets, temperature).mean())
+            for temperature in SHOWN_TEMPERATURES
+        },
+        "labelled": sums["labelled"],
+        "teacher_accuracy": sums["teacher_right"] / sums["labelled"] if sums["labelled"] else None,
+        "digest": manifest["digest"],
+        "decoded": _decode_rows(cache, targets, rows),
+    }
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Lay the description out for a terminal."""
+    targets, recipe = summary["targets"], summary["recipe"]
+    masses = ", ".join(
+        f"{mass:.4f} at T={name}" for name, mass in summary["kept_mass_of_part_0"].items()
+    )
+    accuracy = summary["teacher_accuracy"]
+    right = "unlabelled" if accuracy is None else f"{accuracy:.4f} on {summary['labelled']} labels"
+    skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
+    size = f"{summary['size_bytes'] / 1e6:.2f} MB"
+    facts = {
+        "recipe": f"{recipe['name']} (data.{recipe['cache']['data']})",
+        "teacher": _teacher_text(summary),
+        "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
+        "kept": f"{targets['k']} of {targets['class_count']} classes ({targets['kind']})",
+        "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
+        f"({summary['field_bytes_a_position']} of them arrays), {summary['backend']}, "
+        f"compression {summary['compression']}",
+        "kept mass": f"{summary['kept_mass']:.4f} at T=1; in part 0: {masses}",
+        "entropy": f"{summary['entropy']:.4f} nats, confidence {summary['confidence']:.4f}",
+        "accuracy": f"of the teacher: {right}",
+        "digest": summary["digest"],
+    }
+    lines = [f"  {name:10} {text}" for name, text in facts.items()]
+    return "\n".join([summary["cache"], *lines, *map(_row_text, summary["decoded"])])
+
+
+def _teacher_text(summary: dict[str, Any]) -> str:
+    teacher = summary["settings"]["teacher"]
+    kind = summary["recipe"]["teacher"]["model"]["kind"]
+    return (
+        f"{kind}, weights {teacher['weights'][:16]}, {teacher['precision']}, batches of "
+        f"{teacher['batch_size']}, {teacher['threads']} threads, {teacher['device']}"
+    )
+
+
+def _decode_rows(cache: Cache, targets: Targets, count: int) -> list[dict[str, Any]]:
+    """Decode the first rows of part 0, each by its first position."""
+    table = cache.read_samples(0)
+    starts = np.cumsum(table.positions) - table.positions
+    names = cache.plan.about["class_names"]
+    decoded = []
+    for row in range(min(count, len(table))):
+        label = int(table.labels[row])
+        decoded.append(
+            {
+                "id": table.ids[row],
+                "label": None if label < 0 else _class_name(names, label),
+                "classes": _top_classes(targets, int(starts[row]), names),
+            }
+        )
+    return decoded
+
+
+def _top_classes(targets: Targets, position: int, names: list[str] | None) -> dict[str, float]:
+    one = targets[position : position + 1]
+    probabilities = soften(one, 1.0).log_probs[0].exp()
+    order = probabilities.argsort(descending=True, stable=True)[:SHOWN_CLASSES]
+    classes = order if one.classes is None else one.classes[0][order]
+    return {
+        _class_name(names, int(each)): float(probabilities[place])
+        for each, place in zip(classes, order, strict=True)
+    }
+
+
+def _class_name(names: list[str] | None, number: int) -> str:
+    return names[number] if names else str(number)
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    label = "" if row["label"] is None else f" (label {row['label']})"
+    bars = [
+        f"    {name:16.16} {probability:.4f} {'#' * round(BAR_WIDTH * probability)}".rstrip()
+        for name, probability in row["classes"].items()
+    ]
+    return "\n".join([f"  {row['id']}{label}", *bars])

@@ -1,0 +1,124 @@
+"""`pipeline verify`: prove a cache whole, or name the part, the file and the fault."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.caching import Work, answer, plan_cache
+from pipeline.compute import map_threads
+from pipeline.errors import PipelineError
+from pipeline.progress import progress
+from pipeline.recipe import Recipe, load_recipe, require_tables
+from pipeline.store import Cache, Fault, check_plan, find_faults, open_cache, read_plan
+
+SHOWN_FAULTS = 20
+
+
+def run(
+    target: str,
+    *,
+    overrides: Sequence[str] = (),
+    audit: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Check every byte of a cache, and with `audit` ask the teacher again about that many rows.
+
+    `target` is a cache's folder, or a recipe that names it; an audit needs the recipe.
+
+    Raises: CacheError if there is no cache; PipelineError if an audit is asked of a bare folder.
+    """
+    recipe = load_recipe(target, overrides) if target.endswith(".toml") else None
+    if audit and recipe is None:
+        raise PipelineError(
+            f"{target}: an audit runs the teacher, which only the recipe names. "
+            f"Give the recipe in place of the cache: pipeline verify RECIPE.toml --audit {audit}"
+        )
+    folder = _folder(recipe) if recipe else Path(target)
+    faults = _find_faults(folder, quiet)
+    summary: dict[str, Any] = {
+        "cache": str(folder),
+        "whole": not faults,
+        "faults": [asdict(fault) for fault in faults],
+        "lines": [str(fault) for fault in faults],
+    }
+    if audit and recipe and not faults:
+        summary["audit"] = _audit(recipe, open_cache(folder), audit, quiet)
+    return summary
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Say that it is whole, or list the faults."""
+    lines = summary["lines"]
+    if not summary["whole"]:
+        count = f"{len(lines)} fault{'s' if len(lines) != 1 else ''}"
+        more = len(lines) - SHOWN_FAULTS
+        shown = [*lines[:SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])]
+        advice = "Restore the files named, or delete the cache and run cache-teacher again."
+        return "\n  ".join([f"{summary['cache']}: {count}", *shown, advice])
+    text = f"{summary['cache']}: whole; every byte is what was committed"
+    if "audit" not in summary:
+        return text
+    audit = summary["audit"]
+    return (
+        f"{text}\n  audit: the teacher answered again for {audit['rows']} rows; largest difference "
+        f"of a kept logit {audit['largest_difference']:.2g}, {audit['other_classes']} of "
+        f"{audit['kept']} kept classes differ"
+    )
+
+
+def _folder(recipe: Recipe) -> Path:
+    require_tables(recipe, "verify", "cache")
+    assert recipe.cache
+    return recipe.locate(recipe.cache.path)
+
+
+def _find_faults(folder: Path, quiet: bool) -> list[Fault]:
+    workers = os.cpu_count() or 1
+    try:
+        total = read_plan(folder).part_count
+    except PipelineError:
+        return find_faults(folder)  # it says itself what is wrong with the plan
+    with progress("verify", total=total, unit="parts", quiet=quiet) as advance:
+
+        def map_parts(check: Any, parts: Any) -> Any:
+            for faults in map_threads(check, parts, workers):
+                advance(1)
+                yield faults
+
+        return find_faults(folder, map_parts)
+
+
+def _audit(recipe: Recipe, cache: Cache, count: int, quiet: bool) -> dict[str, Any]:
+    """Ask the teacher again about evenly spread rows, in the very batches they were made in."""
+    require_tables(recipe, "verify --audit", "teacher", "targets", "cache")
+    work = plan_cache(recipe, quiet=quiet)
+    check_plan(work.folder, work.plan)
+    rows = np.unique(np.linspace(0, cache.plan.rows - 1, min(count, cache.plan.rows)).astype(int))
+    largest, other, kept = 0.0, 0, 0
+    with progress("audit", total=len(rows), quiet=quiet) as advance:
+        for row in rows.tolist():
+            difference, others, classes = _compare_row(work, cache, row)
+            largest, other, kept = max(largest, difference), other + others, kept + classes
+            advance(1)
+    return {
+        "rows": len(rows),
+        "largest_difference": largest,
+        "other_classes": other,
+        "kept": kept,
+    }
+
+
+def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int]:
+    part = row // work.plan.rows_per_part
+    rows = work.plan.part_range(part)
+    start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
+    batch = work.samples.read(range(start, min(start + work.batch_size, rows.stop)))
+    again = {name: array[row - start] for name, array in answer(work, batch).items()}
+    there = {name: array[row - rows.start] for name, array in cache.read_part(part).items()}
+    difference = np.abs(again["logits"].astype(float) - there["logits"].astype(float)).max()
+    others = int((again["classes"] != there["classes"]).sum()) if "classes" in again else 0
+    return float(difference), others, again["logits"].size
