@@ -82,6 +82,8 @@ def _read(file: Path) -> dict[str, Any]:
         text = "is a folder, not a recipe (a .toml file)"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         text = f"is not TOML: {error}"
+    except OSError as error:
+        text = f"cannot be read: {error.strerror}"
     raise RecipeError(str(file), [text])
 
 

@@ -9,10 +9,33 @@ from pydantic import ValidationError
 Schema = Mapping[str, Any]
 Key = str | int
 
+# Where a value may be any of these, pydantic finds one problem for each, and names it in the key.
+SCALARS = ("str", "int", "float", "bool")
+# pydantic's type of a problem -> what is allowed, where its own words are not a user's.
+ALLOWED = {
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "dict_type": "a table",
+    "tuple_type": "a list",
+    "string_type": "text",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "text of at least {min_length} character",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "greater than {gt:g}",
+    "less_than": "less than {lt:g}",
+}
+
 
 def describe(error: ValidationError, written: Mapping[str, Any], schema: Schema) -> list[str]:
     """Turn pydantic's findings into lines such as `training.epochs: must be at least 1; got 0`."""
-    return [_line(each, written, schema) for each in error.errors(include_url=False)]
+    found = [each for each in error.errors(include_url=False) if not _follows(each)]
+    return list(dict.fromkeys(_line(each, written, schema) for each in found))
+
+
+def _follows(found: Mapping[str, Any]) -> bool:
+    """Whether a list is only called too short because a value in it is wrong."""
+    return found["type"] == "too_short" and bool(found["input"])
 
 
 def _line(found: Mapping[str, Any], written: Mapping[str, Any], schema: Schema) -> str:
@@ -23,6 +46,8 @@ def _line(found: Mapping[str, Any], written: Mapping[str, Any], schema: Schema) 
         return f"{key}: unknown key{near_miss(str(path[-1]), allowed)}"
     if found["type"] == "missing":
         return f"{key}: is missing"
+    if len(path) < len(found["loc"]) and found["loc"][-1] in SCALARS:
+        return f"{key}: must be text, a number, true or false; got {found['input']!r}"
     return f"{key}: {_expectation(found)}"
 
 
@@ -36,30 +61,23 @@ def near_miss(word: str, allowed: Sequence[str]) -> str:
 
 def _expectation(found: Mapping[str, Any]) -> str:
     context = found.get("ctx", {})
-    value = found["input"]
-    match found["type"]:
-        case "union_tag_not_found":
-            return 'kind is missing; give kind = "..."'
-        case "union_tag_invalid":
-            tags = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
-            return f"unknown kind '{context['tag']}'{near_miss(context['tag'], tags)}"
-        case "literal_error":
-            return f"must be {context['expected']}; got {value!r}"
-        case "greater_than_equal":
-            return f"must be at least {context['ge']}; got {value!r}"
-        case "greater_than":
-            return f"must be greater than {context['gt']}; got {value!r}"
-        case "less_than":
-            return f"must be less than {context['lt']}; got {value!r}"
-        case _:
-            message = found["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
-            return f"must be {message}; got {value!r}"
+    if found["type"] == "union_tag_not_found":
+        return 'kind is missing; give kind = "..."'
+    if found["type"] == "union_tag_invalid":
+        tags = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+        return f"unknown kind '{context['tag']}'{near_miss(context['tag'], tags)}"
+    allowed = found["msg"].removeprefix("Input should be ")
+    if found["type"] in ALLOWED:
+        allowed = ALLOWED[found["type"]].format(**context)
+    return f"must be {allowed}; got {found['input']!r}"
 
 
 def _without_tags(loc: Sequence[Key], written: Any) -> Iterator[Key]:
     """Drop the kinds that pydantic puts between the keys of a discriminated choice."""
     for step in loc:
         if isinstance(written, Mapping) and step not in written and step == written.get("kind"):
+            continue
+        if step in SCALARS and not (isinstance(written, Mapping) and step in written):
             continue
         yield step
         written = _child(written, step)

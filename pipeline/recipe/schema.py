@@ -25,12 +25,14 @@ Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Annotated[str, Field(json_schema_extra=EXECUTION)]
 Place = Annotated[str, Field(min_length=1, json_schema_extra=LOCATION)]
+# A mark inside a union is lost, so it stands outside as well.
+OptionalPlace = Annotated[Place | None, Field(json_schema_extra=LOCATION)]
 
 
 class Table(BaseModel):
-    """What every table shares: frozen, strict, and no unknown keys."""
+    """What every table shares: frozen, strict, finite numbers, and no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Subset(Table):
@@ -82,9 +84,9 @@ class ArraysData(Dataset):
 
     kind: Literal["arrays"]
     inputs: Place
-    labels: Place | None = None
-    ids: Place | None = None
-    path: Place | None = None
+    labels: OptionalPlace = None
+    ids: OptionalPlace = None
+    path: OptionalPlace = None
 
 
 class IdxData(Dataset):
@@ -92,7 +94,7 @@ class IdxData(Dataset):
 
     kind: Literal["idx"]
     images: Place
-    labels: Place | None = None
+    labels: OptionalPlace = None
 
 
 class PythonData(Dataset):
@@ -114,7 +116,7 @@ class PythonModel(Table):
     kind: Literal["python"]
     factory: str
     arguments: dict[str, Any] = {}
-    checkpoint: Place | None = None
+    checkpoint: OptionalPlace = None
     mean: Floats | None = None
     std: Floats | None = None
 
@@ -233,7 +235,7 @@ class Evaluation(Table):
     """Held-out data; with a cache of it, the student is compared with the teacher as well."""
 
     data: str
-    cache: Place | None = None
+    cache: OptionalPlace = None
     batch_size: Positive = 512
 
 

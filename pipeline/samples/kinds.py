@@ -124,7 +124,9 @@ KINDS: dict[str, Callable[..., Samples]] = {
 }
 
 
-def open_samples(kind: str, *, base: Path, name: str, **arguments: Any) -> Samples:
+def open_samples(
+    kind: str, *, base: Path = Path(), name: str = "samples", **arguments: Any
+) -> Samples:
     """Open a dataset; `name` is its dotted key in the recipe, and paths are relative to `base`.
 
     Raises: SampleError if the kind or an argument is unknown, or the dataset cannot be opened.

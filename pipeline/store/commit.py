@@ -55,11 +55,8 @@ def write_plan(folder: Path, plan: Plan) -> None:
     with disk_errors(folder):
         _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with claim(folder, "plan", wait=True) as scratch:
-            assert scratch is not None, "a claim that waits is granted"
-            if not (folder / PLAN_FILE).exists():
-                write_synced(scratch / PLAN_FILE, plan_bytes(plan))
-                replace_synced(scratch / PLAN_FILE, folder / PLAN_FILE)
+        if not (folder / PLAN_FILE).exists():
+            _write_if_absent(folder, plan)
         check_same_plan(read_plan(folder), plan, where=str(folder))
         for name in FOLDERS:
             (folder / name).mkdir(exist_ok=True)
@@ -71,9 +68,10 @@ def check_plan(folder: Path, plan: Plan) -> None:
 
     Raises: FingerprintMismatch or CacheError as `write_plan` does.
     """
-    _check_folder(folder)
-    if (folder / PLAN_FILE).exists():
-        check_same_plan(read_plan(folder), plan, where=str(folder))
+    with disk_errors(folder):
+        _check_folder(folder)
+        if (folder / PLAN_FILE).exists():
+            check_same_plan(read_plan(folder), plan, where=str(folder))
 
 
 @contextmanager
@@ -149,6 +147,14 @@ def finish(folder: Path, plan: Plan) -> Document:
                 replace_synced(scratch / MANIFEST_FILE, path)
         sweep(folder)
     return manifest
+
+
+def _write_if_absent(folder: Path, plan: Plan) -> None:
+    with claim(folder, "plan", wait=True) as scratch:
+        assert scratch is not None, "a claim that waits is granted"
+        if not (folder / PLAN_FILE).exists():
+            write_synced(scratch / PLAN_FILE, plan_bytes(plan))
+            replace_synced(scratch / PLAN_FILE, folder / PLAN_FILE)
 
 
 def _check_folder(folder: Path) -> None:

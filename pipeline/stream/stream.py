@@ -135,12 +135,16 @@ class Stream(IterableDataset[Batch]):
         cut = pieces(self.order, epoch=epoch, batch_size=self.batch_size, first_batch=first)
         for piece in cut:
             if (number - first) % share[1] == share[0]:
-                window = self._load(windows[piece.window])
-                held.append((window.indices[piece.places], window.gather(piece.places)))
+                held.append(self._take(windows[piece.window], piece.places))
             if piece.ends_batch:
                 if held:
                     yield epoch, number, self._join(held)
                 held, number = [], number + 1
+
+    def _take(self, parts: Rows, places: Rows) -> tuple[Rows, dict[str, NDArray[np.generic]]]:
+        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
+        window = self._load(parts)
+        return window.indices[places], window.gather(places)
 
     def _load(self, parts: Rows) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""

@@ -72,7 +72,8 @@ def cache_window(
     ]
     positions = np.concatenate([table.positions for table in tables]).astype(np.int64)
     axes = {field.name: field.axis for field in cache.plan.fields}
-    joined = {name: np.concatenate([array[name] for array in arrays]) for name in names}
+    # Popped, so that never more than one field is in memory twice.
+    joined = {name: np.concatenate([array.pop(name) for array in arrays]) for name in names}
     return Window(
         np.concatenate(indices),
         positions,

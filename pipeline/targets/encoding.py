@@ -4,8 +4,6 @@ Works position by position, in blocks that fit a processor's cache, on the devic
 Knows neither which sample a position belongs to nor where the arrays go.
 """
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,9 +71,9 @@ def _check(spec: TargetSpec, logits: Tensor) -> None:
 
 def _relative(block: Tensor) -> Tensor:
     """Subtract each position's largest logit, in float32: at most 0, at least LOWEST_LOGIT."""
-    logits = block.float()
+    logits = block if block.dtype == torch.float64 else block.float()
     highest = logits.amax(1, keepdim=True)
-    return (logits - highest).clamp_(min=LOWEST_LOGIT)
+    return (logits - highest).clamp_(min=LOWEST_LOGIT).float()
 
 
 def _encode_all(spec: TargetSpec, block: Tensor) -> dict[str, NDArray[np.generic]]:

@@ -1,8 +1,7 @@
 """The tail at any temperature: measured at a few nodes, interpolated between them.
 
 K(b) is the log of the sum of exp(b x) over the left-out classes, where x is a logit relative to the
-position's largest and b the inverse temperature. Knows neither the kept
-classes' mass nor files.
+position's largest and b the inverse temperature. Knows neither how classes are chosen nor files.
 """
 
 import math
@@ -17,15 +16,13 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 
-# Temperatures 1, 4/3, 2, 4, 8, 16. With the two slopes, 32 bytes a position: on real teachers the
-# worst error in tail mass over T in [1, 20] is 0.0005 (10 classes, top-4) to 0.0047 (49,152, top-16).
+# Temperatures 1, 4/3, 2, 4, 8, 16. With the two slopes 32 bytes a position. Measured worst error in
+# real teachers' tail mass, T in [1, 20]: 0.0006 (top-4 of 10) to 0.0047 (top-16 of 49,152).
 DEFAULT_NODES = (1.0, 0.75, 0.5, 0.25, 0.125, 0.0625)
 # In units of 1 / (1 + T). Closer knots would turn float32 rounding into slope.
 SMALLEST_GAP = 0.001
-
-# K'(0) is stored at most this many times as steep as the chord to the lowest node (real teachers:
-# 1.2 or less). Else a padded vocabulary, with classes at -1e4, bends the spline: error 0.998, not
-# 0.005.
+# K'(0) is stored at most this many times as steep as the chord to the lowest node. Real teachers
+# stay below 1.2; a vocabulary padded with -1e4 would bend the whole spline: error 0.97, not 0.004.
 STEEPEST = 2.0
 
 _PowerStep = tuple[float, tuple[float, float] | None, tuple[float, ...]]

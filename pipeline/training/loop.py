@@ -117,7 +117,7 @@ def train(
                 group["lr"] = schedule.learning_rate * factor
             learner.network.train()
             epoch = stream.epoch
-            values = _step(learner, next(groups), schedule.clip_norm)
+            values = _step(learner, next(groups), step + 1, schedule.clip_norm)
             progress = replace(progress, step=step + 1, stream=stream.state_dict())
             observers.advance(1, f"loss {values['loss']:.4g}")
             if progress.step % schedule.log_every == 0 or progress.step == 1:
@@ -137,7 +137,9 @@ def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
             group = []
 
 
-def _step(learner: Learner, batches: Sequence[Batch], clip_norm: float | None) -> Metrics:
+def _step(
+    learner: Learner, batches: Sequence[Batch], step: int, clip_norm: float | None
+) -> Metrics:
     """Accumulate gradients over some batches and step; every mean is exact over all of them."""
     counts = [
         sum(float(each.loss.count(_reference(batch, each))) for batch in batches)
@@ -149,7 +151,7 @@ def _step(learner: Learner, batches: Sequence[Batch], clip_norm: float | None) -
         for each, term in zip(learner.losses, _terms(learner, batch, counts), strict=True):
             values[each.name] += float(term.detach())
             total = total + each.weight * term
-        _check_finite(values, batch)
+        _check_finite(values, batch, step)
         learner.accelerator.backward(total)
     if clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), clip_norm)
@@ -171,12 +173,13 @@ def _reference(batch: Batch, loss: WeightedLoss) -> Any:
     return getattr(batch, loss.loss.needs)
 
 
-def _check_finite(values: Metrics, batch: Batch) -> None:
+def _check_finite(values: Metrics, batch: Batch, step: int) -> None:
     for name, value in values.items():
         if value != value or value in (float("inf"), float("-inf")):
             ids = ", ".join(batch.ids[:5])
             raise PipelineError(
-                f"{name}: became {value} on a batch that begins with the samples {ids}\n"
+                f"step {step}: {name} became {value} on a batch that begins with the samples "
+                f"{ids}\n"
                 "  Lower training.learning_rate, set training.clip_norm = 1.0 or add warmup_steps; "
                 "the last checkpoint is kept."
             )

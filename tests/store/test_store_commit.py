@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import CacheError, CorruptPart, FingerprintMismatch, IncompleteCache
 from pipeline.store import (
+    check_plan,
     claim_part,
     commit_part,
     find_faults,
@@ -29,7 +30,9 @@ from pipeline.store import (
 
 # A server that forks children quickly and has no threads of its own.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["contract", "zarr", "pyarrow.parquet"])
+PROCESSES.set_forkserver_preload(
+    ["pytest", "hypothesis.strategies", "numcodecs", "pyarrow.parquet", "zarr", "zarr.codecs"]
+)
 backends = pytest.mark.parametrize("backend", ["zarr", "parquet"])
 
 
@@ -176,6 +179,14 @@ def test_another_fingerprint_is_refused_with_the_keys_that_differ(tmp_path: Path
         "  rows: there 7, here 9\n"
         "  Cache into another folder, or delete this one."
     )
+
+
+def test_plan_is_checked_without_writing(tmp_path: Path) -> None:
+    check_plan(tmp_path / "cache", contract.tiny_plan())
+    assert not (tmp_path / "cache").exists()
+    write_plan(tmp_path / "cache", contract.tiny_plan())
+    with pytest.raises(FingerprintMismatch, match="compression: there 'none', here 'lz4'"):
+        check_plan(tmp_path / "cache", contract.tiny_plan("zarr", "lz4"))
 
 
 def test_only_the_first_differences_are_shown(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def slow_spline(nodes: tuple[float, ...], known: float, stored: list[float], t: 
     solution = np.linalg.solve(np.array(rows), np.array(right)).reshape(pieces, 4)
     u = 1 / (1 + t)
     piece = max(i for i in range(pieces) if knots[i] <= u or i == 0)
-    return sum(solution[piece][power] * (u - knots[piece]) ** power for power in range(4))
+    return float(sum(solution[piece][power] * (u - knots[piece]) ** power for power in range(4)))
 
 
 extra_temperatures = st.sets(st.sampled_from([1.1, 1.5, 3.0, 5.0, 10.0, 20.0, 100.0]))
@@ -67,7 +67,7 @@ def test_a_node_takes_its_stored_number_and_nothing_else(extra: set[float]) -> N
 
 
 def test_a_single_node_is_enough() -> None:
-    # K(b) = 2 - 3 b / (1 + b), whose slopes in b are -3 and -3/4: straight in the spline's variable.
+    # K(b) = 2 - 3 b / (1 + b) has slopes -3 and -3/4, and is straight in the spline's variable.
     stored = [0.5, -3.0, -0.75]
     assert interpolate((1.0,), 2.0, stored, 4.0) == pytest.approx(2 - 3 / 5)
 

@@ -1,0 +1,105 @@
+"""Ratios, their spread, and the table they are shown in.
+
+It knows callables that return a number, not what they measure, and needs neither torch nor NumPy:
+a process that measures the memory of others must itself be small.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+Measure = Callable[[], float]
+
+SOFTWARE = ("torch", "numpy", "zarr", "pyarrow", "accelerate")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one may choose for every subcommand."""
+
+    rounds: int = 5
+    quick: bool = False
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured thing: its values, one a round, the bar it must stay below, and what to add."""
+
+    what: str
+    values: list[float]
+    unit: str
+    bar: float
+    command: str
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    @property
+    def shown(self) -> str:
+        """Write the median and, in brackets, the range."""
+        low, high = min(self.values), max(self.values)
+        return f"{self.median:.3f} ({low:.3f}-{high:.3f}) {self.unit}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Give everything a machine may want to compare."""
+        low, high = min(self.values), max(self.values)
+        return {**asdict(self), "median": self.median, "low": low, "high": high}
+
+
+def interleave(ours: Measure, baseline: Measure, rounds: int) -> list[tuple[float, float]]:
+    """Measure both once for warmth, then in turns A B A B, so that neither has the better hour."""
+    ours(), baseline()
+    return [(ours(), baseline()) for _ in range(rounds)]
+
+
+def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Divide each of ours by the baseline beside it."""
+    return [ours / baseline for ours, baseline in pairs]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Describe the machine and the software, and how busy the machine is."""
+    return {
+        "CPU": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores",
+        "torch threads": str(threads),
+        "load": " ".join(f"{each:.1f}" for each in os.getloadavg()),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in SOFTWARE},
+    }
+
+
+def report(figures: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> str:
+    """Lay figures out as a Markdown table, with the environment and the notes below it."""
+    lines = ["| what | figure: median (min-max) | bar | command |", "|---|---|---|---|"]
+    for each in figures:
+        values = f"{each['median']:.3f} ({each['low']:.3f}-{each['high']:.3f}) {each['unit']}"
+        bar = f"<= {each['bar']:g} {each['unit']}"
+        lines.append(f"| {each['what']} | {values} | {bar} | `{each['command']}` |")
+    lines += ["", ", ".join(f"{name} {value}" for name, value in about.items()) + "."]
+    notes = dict.fromkeys(f"- {each['what']}: {each['note']}" for each in figures if each["note"])
+    return "\n".join([*lines, "", *notes]).rstrip()
+
+
+def say(text: str) -> None:
+    """Tell how far it is, beside the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _cpu_name() -> str:
+    return next(_cpu_names(), platform.machine())
+
+
+def _cpu_names() -> Iterator[str]:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            yield value.strip()
