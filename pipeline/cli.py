@@ -101,8 +101,8 @@ def cache_teacher(
 
     Example: pipeline cache-teacher data/recipes/digits.toml
     """
-    from pipeline.recipe import load_recipe
     import stages.cache_teacher as stage
+    from pipeline.recipe import load_recipe
 
     summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
     _show(stage, summary, as_json)
@@ -121,8 +121,8 @@ def train_student(
 
     Example: pipeline train-student data/recipes/digits.toml --set training.seed=1
     """
-    from pipeline.recipe import load_recipe
     import stages.train_student as stage
+    from pipeline.recipe import load_recipe
 
     summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
     _show(stage, summary, as_json)
@@ -177,7 +177,8 @@ def main() -> None:
     try:
         status = pipeline.main(standalone_mode=False)
     except PipelineError as error:
-        click.echo(f"error: {error}", err=True)
+        notes = getattr(error, "__notes__", [])
+        click.echo("\n  ".join([f"error: {error}", *notes]), err=True)
         sys.exit(FAULT if isinstance(error, CorruptPart) else MENDABLE)
     except click.ClickException as error:
         error.show()

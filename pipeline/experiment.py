@@ -6,12 +6,15 @@ way. It starts no work.
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.models import Network, load_network
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
 from pipeline.samples import Samples, Scan, open_samples, scan_samples, subset, without
+from pipeline.store import open_cache
+from pipeline.stream import Stream
 
 SHOWN_SKIPS = 5
 
@@ -22,6 +25,15 @@ class Scanned:
 
     samples: Samples
     scan: Scan
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A stream, how many of its samples are labelled, and the digest of what it reads."""
+
+    stream: Stream
+    labelled: int
+    identity: dict[str, str]
 
 
 def open_data(recipe: Recipe, name: str) -> Samples:
@@ -53,6 +65,27 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool) -> Scanned:
     if len(scan.skipped) > SHOWN_SKIPS:
         say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
     return Scanned(without(samples, [skip.index for skip in scan.skipped]), scan)
+
+
+def join_data(
+    recipe: Recipe, name: str, cache_place: str | None, *, quiet: bool, **options: Any
+) -> Joined:
+    """Stream the dataset [data.NAME], joined to the targets of a cache if one is named.
+
+    Raises: SampleError if the data is not what the recipe says, or not what the cache was made
+        from; CacheError if there is no complete cache.
+    """
+    if cache_place is None:
+        data = scan_data(recipe, name, quiet=quiet)
+        labelled = data.scan.count - data.scan.unlabelled
+        return Joined(Stream(data.samples, **options), labelled, {"data": data.scan.digest})
+    cache, samples = open_cache(recipe.locate(cache_place)), open_data(recipe, name)
+    if len(samples) > cache.plan.rows:
+        more = len(samples) - cache.plan.rows
+        say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
+    with progress(f"comparing data.{name}", total=cache.plan.rows, quiet=quiet) as advance:
+        stream = Stream(samples, cache, advance=advance, **options)
+    return Joined(stream, int(cache.manifest["statistics"]["labelled"]), {"cache": cache.digest})
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:

@@ -94,6 +94,9 @@ def _load_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # The file may import its neighbours; last on the path, they cannot shadow a library.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     # Dataclasses and pickle look a class's module up by name while the file runs.
     sys.modules[private_name] = module
     try:

@@ -9,12 +9,11 @@ import torch
 
 from pipeline.compute import make_accelerator, pick_device, set_threads
 from pipeline.errors import RecipeError
-from pipeline.experiment import open_data, open_model, scan_data
+from pipeline.experiment import Joined, join_data, open_model
 from pipeline.models import Network, load_weights, read_weights, save_reference, weights_digest
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, comparable, require_tables, resolved
 from pipeline.recipe.schema import Evaluation
-from pipeline.store import Cache, open_cache
 from pipeline.stream import Stream
 from pipeline.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_best, save_checkpoint
 from pipeline.training.evaluation import better_by, evaluate
@@ -90,68 +89,48 @@ def _open(recipe: Recipe, folder: Path, quiet: bool) -> Setup:
     if training.threads:
         set_threads(training.threads)
     device = pick_device(training.device)
-    stream, source = _open_stream(recipe, quiet)
+    data = _training_data(recipe, quiet)
     torch.manual_seed(training.seed)
     network = open_model(recipe, recipe.student.model, where="student.model").to(device)
     tables = ("student", "losses", "training", "validation", "test")
     settings = comparable(recipe)
     identity = {
         **{table: settings[table] for table in tables},
-        **source,
+        **data.identity,
         "initial_weights": weights_digest(network),
     }
     asked = {"validation": recipe.validation, "test": recipe.test}
-    evaluations = {
-        name: _evaluation_stream(recipe, table, quiet) for name, table in asked.items() if table
-    }
-    return Setup(recipe, folder, network, stream, device, evaluations, identity)
+    evaluations = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
 
 
-def _open_stream(recipe: Recipe, quiet: bool) -> tuple[Stream, dict[str, Any]]:
-    """The training data, with targets where a loss needs them, and what identifies it."""
+def _training_data(recipe: Recipe, quiet: bool) -> Joined:
+    """The training data, with targets where a loss needs them."""
     training = recipe.training
     assert training
-    needs_targets = any(loss.kind == "soft_targets" for loss in recipe.losses)
-    options: dict[str, Any] = {
-        "batch_size": training.batch_size,
-        "seed": training.seed,
-        "window_parts": training.window_parts,
-    }
-    if needs_targets:
-        assert recipe.cache, "the recipe's own checks say so"
-        cache = open_cache(recipe.locate(recipe.cache.path))
-        _check_labels(recipe, int(cache.manifest["statistics"]["labelled"]), training.data)
-        stream = _join(recipe, training.data, cache, quiet, **options)
-        return stream, {"cache": cache.digest}
-    data = scan_data(recipe, training.data, quiet=quiet)
-    _check_labels(recipe, data.scan.count - data.scan.unlabelled, training.data)
-    return Stream(data.samples, **options), {"data": data.scan.digest}
-
-
-def _join(recipe: Recipe, name: str, cache: Cache, quiet: bool, **options: Any) -> Stream:
-    samples = open_data(recipe, name)
-    if len(samples) > cache.plan.rows:
-        more = len(samples) - cache.plan.rows
-        say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
-    with progress(f"comparing data.{name}", total=cache.plan.rows, quiet=quiet) as advance:
-        return Stream(samples, cache, advance=advance, **options)
-
-
-def _check_labels(recipe: Recipe, labelled: int, name: str) -> None:
-    if not labelled and any(loss.kind == "hard_labels" for loss in recipe.losses):
+    needs = {loss.kind for loss in recipe.losses}
+    place = recipe.cache.path if recipe.cache and "soft_targets" in needs else None
+    joined = join_data(
+        recipe,
+        training.data,
+        place,
+        quiet=quiet,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        window_parts=training.window_parts,
+    )
+    if "hard_labels" in needs and not joined.labelled:
         line = (
-            f"losses: hard_labels needs labels, but data.{name} has none; name the label column, "
-            "or take the loss out"
+            f"losses: hard_labels needs labels, but data.{training.data} has none; name the label "
+            "column, or take the loss out"
         )
         raise RecipeError(recipe.file, [line])
+    return joined
 
 
-def _evaluation_stream(recipe: Recipe, table: Evaluation, quiet: bool) -> Stream:
-    if table.cache:
-        cache = open_cache(recipe.locate(table.cache))
-        return _join(recipe, table.data, cache, quiet, batch_size=table.batch_size, seed=None)
-    samples = scan_data(recipe, table.data, quiet=quiet).samples
-    return Stream(samples, batch_size=table.batch_size, seed=None)
+def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Stream:
+    options = {"batch_size": table.batch_size, "seed": None}
+    return join_data(recipe, table.data, table.cache, quiet=quiet, **options).stream
 
 
 def _schedule(setup: Setup) -> Schedule:

@@ -66,8 +66,10 @@ def answer(work: Work, batch: SampleBatch) -> Arrays:
     """
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         logits = work.network(prepare(batch.inputs, work.device)).logits
-        _check_finite(logits, batch)
-        return encode(work.spec, logits)
+        try:
+            return encode(work.spec, logits)
+        except TargetError as error:
+            raise _named(error, find_bad_positions(logits), batch) from error
 
 
 def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
@@ -147,12 +149,13 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     }
 
 
-def _check_finite(logits: torch.Tensor, batch: SampleBatch) -> None:
-    if not (bad := find_bad_positions(logits)):
-        return
+def _named(error: TargetError, bad: list[int], batch: SampleBatch) -> TargetError:
+    """Say which samples an encoding failed on; encoding itself knows positions only."""
+    if not bad:
+        return error
     ids = ", ".join(batch.ids[position] for position in bad[:5])
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    raise TargetError(
+    return TargetError(
         f"teacher: its logits are NaN or infinite for {len(bad)} of {len(batch.ids)} samples of a "
         f"batch ({ids}{more}); every logit must be finite.\n"
         "  Try teacher.precision = 'float32', or look at these samples. Finished parts are kept."

@@ -132,7 +132,7 @@ class TransformersModel(Table):
     """A local folder or a hub name, through transformers: image classification."""
 
     kind: Literal["transformers"]
-    name: Place
+    path: Place
     mean: Floats | None = None
     std: Floats | None = None
 

@@ -6,6 +6,8 @@ Knows logits only; ties are settled here, so that the same logits keep the same 
 import torch
 from torch import Tensor
 
+NO_CLASS = 2**31 - 1  # comes after every class that a cache can hold
+
 
 def select_top_k(logits: Tensor, k: int) -> Tensor:
     """Choose the k largest classes; of equal logits the smaller class comes first.
@@ -28,11 +30,11 @@ def _settle_boundary(logits: Tensor, values: Tensor, classes: Tensor) -> Tensor:
 
     Shapes: logits (P, C); values and classes (P, K), by descending value; returns (P, K).
     """
-    class_count, k = logits.shape[1], classes.shape[1]
+    k = classes.shape[1]
     lowest = values[:, -1:]
-    every = torch.arange(class_count, device=logits.device)
-    equal = torch.where(logits == lowest, every, class_count)  # (P, C)
-    equal = equal.topk(k, dim=1, largest=False).values.sort(1).values  # (P, K)
+    every = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    equal = torch.where(logits == lowest, every, NO_CLASS)  # (P, C)
+    equal = equal.topk(k, dim=1, largest=False).values.long()  # (P, K), ascending
     above = (values > lowest).sum(1, keepdim=True)
     place = torch.arange(k, device=logits.device).expand_as(classes)
     return torch.where(place < above, classes, equal.gather(1, (place - above).clamp(min=0)))

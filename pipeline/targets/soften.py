@@ -43,7 +43,8 @@ def soften(targets: Targets, temperature: float) -> Soft:
     if targets.tail is None:
         return Soft(logits.log_softmax(1), None)
     known, stored = tail_weights(targets.nodes, temperature)
-    log_tail = targets.tail @ targets.tail.new_tensor(stored)  # (P,)
+    # Not a matrix product: autocast would take that in bfloat16.
+    log_tail = (targets.tail * targets.tail.new_tensor(stored)).sum(1)  # (P,)
     log_tail = log_tail + known * math.log(targets.left_out_count)
     log_total = torch.logaddexp(logits.logsumexp(1), log_tail)
     return Soft(logits - log_total[:, None], log_tail - log_total)

@@ -85,9 +85,13 @@ def _power_sums(left_out: Tensor, nodes: tuple[float, ...]) -> tuple[Tensor, Ten
     powers: dict[float, Tensor] = {}
     sums: dict[float, Tensor] = {}
     for node, pair, spent in _power_steps(nodes):
-        powers[node] = powers[pair[0]] * powers[pair[1]] if pair else (left_out * node).exp_()
+        if pair is None:
+            powers[node] = (left_out * node).exp_()
+        else:  # in place where it can be, so that a block stays in a core's cache
+            place = powers[pair[0]] if pair[0] in spent else None
+            powers[node] = torch.mul(powers[pair[0]], powers[pair[1]], out=place)
         sums[node] = powers[node].sum(1)
-        for power in spent:  # so that a block's powers stay in a core's cache
+        for power in spent:
             del powers[power]
     return torch.stack([sums[node] for node in nodes], 1), powers[1.0]
 

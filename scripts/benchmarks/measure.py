@@ -55,10 +55,20 @@ class Figure:
         return {**asdict(self), "median": self.median, "low": low, "high": high}
 
 
-def interleave(ours: Measure, baseline: Measure, rounds: int) -> list[tuple[float, float]]:
-    """Measure both once for warmth, then in turns A B A B, so that neither has the better hour."""
+def interleave(
+    ours: Measure, baseline: Measure, rounds: int, turns: int = 1
+) -> list[tuple[float, float]]:
+    """Measure both once for warmth, then in turns A B A B, so that neither has the better hour.
+
+    A round is the sum of so many turns each: short turns share the machine's moods.
+    """
     ours(), baseline()
-    return [(ours(), baseline()) for _ in range(rounds)]
+    return [_round(ours, baseline, turns) for _ in range(rounds)]
+
+
+def _round(ours: Measure, baseline: Measure, turns: int) -> tuple[float, float]:
+    pairs = [(ours(), baseline()) for _ in range(turns)]
+    return sum(each for each, _ in pairs), sum(each for _, each in pairs)
 
 
 def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:

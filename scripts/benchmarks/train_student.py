@@ -5,7 +5,6 @@ are small, so that parts are read again in every epoch, as in a cache that does 
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,7 +26,7 @@ COMMAND = "scripts/bench train-student"
 BAR = 1.05
 ROWS, QUICK_ROWS = 20_480, 600
 WINDOW_PARTS = 2
-# A round is an epoch, taken in turns this many times: short turns share the machine's moods.
+# Of a round, which is an epoch.
 TURNS = 4
 STUDENT, TINY = 24, 4
 LEARNING_RATE = 1e-4
@@ -43,6 +42,7 @@ VARIANTS: dict[str, tuple[list[str], int]] = {
     "tiny student, top-4 with tail": ([], TINY),
     "tiny student, all 10 classes": ([ALL], TINY),
 }
+HARD = [{"kind": "hard_labels", "weight": 1.0}]
 SILENT = Observers(
     log=lambda line: None,
     evaluate=None,
@@ -79,20 +79,57 @@ def run(options: Options) -> list[Figure]:
 
 def _measure(path: Path, name: str, options: Options) -> Figure:
     say(f"train-student: {name}")
+    torch.manual_seed(0)  # two variants may share a cache, so the teacher must be the same
     overrides, width = VARIANTS[name]
     cache = path.parent / f"cache-{'-'.join(overrides)}".replace("'", "")
     recipe = load_recipe(path, [*overrides, f"cache.path='{cache}'"])
     stages.cache_teacher.run(recipe, quiet=True)
     ours = _trainee(recipe, width, from_cache=True)
     baseline = _trainee(recipe, width, from_cache=False)
-    steps = len(ours.stream)
-    pairs = interleave(*_in_turns(ours, baseline, steps), options.rounds)
-    step_ms = 1000 * median(baseline_s for _, baseline_s in pairs) / steps
+    steps = max(1, len(ours.stream) // TURNS)
+    pairs = interleave(
+        lambda: ours.step_for(steps), lambda: baseline.step_for(steps), options.rounds, TURNS
+    )
+    step_ms = 1000 * median(baseline_s for _, baseline_s in pairs) / (steps * TURNS)
     return Figure(
         f"train-student step / hard-label step: {name}",
         ratios(pairs),
         "x",
         BAR,
         COMMAND,
-        f"hard-label step {step_ms:.1f} ms at batch {STUDENT_BATCH}, {steps} steps a round",
+        f"hard-label step {step_ms:.1f} ms at batch {STUDENT_BATCH}, {steps * TURNS} steps a round",
+    )
+
+
+def _trainee(recipe: Recipe, width: int, *, from_cache: bool) -> Trainee:
+    assert recipe.student
+    assert recipe.training
+    losses = [loss.model_dump() for loss in recipe.losses]
+    cache = open_cache(recipe.locate(recipe.cache.path)) if from_cache and recipe.cache else None
+    stream = Stream(
+        open_data(recipe, recipe.training.data),
+        cache,
+        batch_size=recipe.training.batch_size,
+        window_parts=WINDOW_PARTS,
+    )
+    torch.manual_seed(0)
+    model = recipe.student.model.model_copy(update={"arguments": {"width": width}})
+    network = open_model(recipe, model, where="student.model")
+    accelerator = make_accelerator("float32", device=torch.device("cpu"))
+    optimizer = make_optimizer(
+        "adamw", network.parameters(), learning_rate=LEARNING_RATE, weight_decay=0.01
+    )
+    network, optimizer = accelerator.prepare(network, optimizer)
+    chosen = weigh(losses if from_cache else HARD)
+    return Trainee(Learner(accelerator, network, optimizer, chosen), stream)
+
+
+def _schedule(steps: int) -> Schedule:
+    never = steps + 1
+    return Schedule(
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        evaluate_every=never,
+        checkpoint_every=never,
+        log_every=never,
     )

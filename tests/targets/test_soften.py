@@ -72,6 +72,13 @@ def test_tail_mass_is_exact_at_stored_temperatures(temperature: float) -> None:
     assert torch.allclose(tail_mass(targets, temperature), true, rtol=1e-5, atol=1e-6)
 
 
+def test_autocast_leaves_the_tail_mass_alone() -> None:
+    targets = cut(classifier_like(), 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = tail_mass(targets, 3.0)
+    assert torch.equal(under_autocast, tail_mass(targets, 3.0))
+
+
 @pytest.mark.parametrize("exact", [(1.01,), (5.0, 5.1, 5.2), (100.0,), (1.1, 1.2, 1.3, 1.6, 1.8)])
 def test_more_exact_temperatures_do_no_harm_elsewhere(exact: tuple[float, ...]) -> None:
     logits = classifier_like()

@@ -1,0 +1,98 @@
+"""The command line of scripts/replicate.
+
+Exit status: 0 every bar is met, 1 one is missed, 2 something the user can mend, 130 interrupted.
+Tables go to standard output, everything else to standard error.
+"""
+
+import sys
+import tempfile
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.progress import say
+from replication.interval import FEWEST, MOST
+from replication.report import Report
+
+MISSED, MENDABLE, INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Measure one claim, print its table, and leave with the exit status."""
+    options = _parser().parse_args()
+    try:
+        out = options.out or Path(tempfile.mkdtemp(prefix="replicate-"))
+        say(f"replicate: runs and caches go to {out}; --out {out} finds them again")
+        report: Report = options.measure(out, options)
+    except PipelineError as error:
+        say(f"error: {error}")
+        sys.exit(MENDABLE)
+    except KeyboardInterrupt:
+        say("interrupted; the same --out goes on where this one stopped")
+        sys.exit(INTERRUPTED)
+    print(report.text())
+    sys.exit(0 if report.is_met else MISSED)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="replicate", description="Reproduce a claim on real data.")
+    claims = parser.add_subparsers(required=True, metavar="CLAIM")
+    for name, (measure, text) in CLAIMS.items():
+        claim = claims.add_parser(name, help=text, description=text)
+        claim.set_defaults(measure=measure)
+        claim.add_argument("--out", type=Path, help="keep runs and caches here, and reuse them")
+        for option, (kind, default, about) in OPTIONS.get(name, {}).items():
+            claim.add_argument(option, type=kind, default=default, help=f"{about} ({default})")
+    return parser
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text) <= most):
+            raise ArgumentTypeError(f"must be between {least} and {most}; got {text}")
+        return int(text)
+
+    return parse
+
+
+# Each imports torch, so only when it is asked for.
+def _soft_targets(out: Path, options: Namespace) -> Report:
+    from replication import soft_targets
+
+    return soft_targets.run(out, seeds=options.seeds)
+
+
+def _cached_equals_live(out: Path, options: Namespace) -> Report:
+    from replication import cached_equals_live
+
+    return cached_equals_live.run(out, seeds=options.seeds, epochs=options.epochs)
+
+
+def _any_temperature(out: Path, options: Namespace) -> Report:
+    from replication import any_temperature
+
+    return any_temperature.run(out)
+
+
+CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
+    "soft-targets": (
+        _soft_targets,
+        "Digits: a student with soft targets is better than one with hard labels.",
+    ),
+    "cached-equals-live": (
+        _cached_equals_live,
+        "Fashion-MNIST: a cache teaches what the teacher in the loop does.",
+    ),
+    "any-temperature": (
+        _any_temperature,
+        "Fashion-MNIST: four classes and their tail give the left-out mass at any temperature.",
+    ),
+}
+OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
+    "soft-targets": {"--seeds": (_whole(FEWEST, MOST), 8, "pairs of students")},
+    "cached-equals-live": {
+        "--seeds": (_whole(1, MOST), 3, "students of each kind"),
+        "--epochs": (_whole(1, 1000), 2, "epochs of a student"),
+    },
+}

@@ -1,0 +1,31 @@
+"""The recipes that ship, with paths and seeds of this replication in place of their own."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.recipe import Recipe, load_recipe
+
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "recipes"
+
+HARD = '[{ kind = "hard_labels", weight = 1.0 }]'
+SOFT = (
+    '[{ kind = "soft_targets", weight = 0.9, temperature = 4.0 }, '
+    '{ kind = "hard_labels", weight = 0.1 }]'
+)
+
+
+def shipped(name: str, values: Mapping[str, Path | int | str]) -> Recipe:
+    """Load a recipe that ships; `values` are paths, numbers, or text in TOML, by dotted key.
+
+    Raises: RecipeError if a value is not allowed.
+    """
+    return load_recipe(
+        FOLDER / f"{name}.toml", [f"{key}={_toml(value)}" for key, value in values.items()]
+    )
+
+
+def _toml(value: Path | int | str) -> str:
+    if isinstance(value, Path):
+        return json.dumps(str(value.resolve()), ensure_ascii=False)
+    return str(value)
