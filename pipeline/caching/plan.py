@@ -69,7 +69,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
             "threads": threads,
             "device": device_kind(device),
         },
-        "software": software_versions(),
+        "software": software_versions(also=_library_of(network)),
     }
     plan = Plan(
         rows=len(data.samples),
@@ -81,6 +81,12 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         about=_about(recipe, data, network, spec),
     )
     return Work(data.samples, network, device, teacher.batch_size, plan, spec, folder)
+
+
+def _library_of(network: Network) -> tuple[str, ...]:
+    """Name the library whose code answers, where that is not the user's own."""
+    library = type(network.model).__module__.partition(".")[0]
+    return (library,) if library == "transformers" else ()
 
 
 def _planned_threads(folder: Path) -> int | None:

@@ -56,7 +56,7 @@ data = 3
 path = "runs/bad"
 """
 EVERY_PROBLEM = """\
-bad.toml: 28 problems
+bad.toml: 27 problems
   --set epochs: must be key=value, such as training.epochs=3
   name: must be text of at least 1 character; got ''
   data.train.class_names: must be a list of at least 1; got []
@@ -101,9 +101,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     path.write_text(BAD)
     with pytest.raises(RecipeError) as refused:
         load_recipe(path, ["epochs"])
-    count = len(refused.value.problems)
-    assert str(refused.value) == EVERY_PROBLEM.replace("28 problems", f"{count} problems")
-    assert count == EVERY_PROBLEM.count("\n")
+    assert str(refused.value) == EVERY_PROBLEM
 
 
 @pytest.mark.parametrize(
@@ -225,5 +223,5 @@ def test_what_is_no_recipe_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as refused:
             load_recipe(path)
         assert str(refused.value) == f"{path}: 1 problem\n  {problem}"
-    with pytest.raises(RecipeError, match="latin.toml: 1 problem\n  is not TOML: 'utf-8' codec"):
+    with pytest.raises(RecipeError, match="is not TOML: 'utf-8' codec can't decode"):
         load_recipe(tmp_path / "latin.toml")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "data/recipes").glob("*.toml"))
 TEMPLATES = sorted((ROOT / "pipeline/recipe/templates").glob("*.toml"))
 # These only hand on what their kinds share.
-SHARED = {"Dataset", "Images", "Evaluation"}
+SHARED = {table.__name__ for table in (Dataset, Images, Evaluation)}
 SCHEMA = recipe_schema()
 
 
@@ -74,7 +74,6 @@ def test_the_schema_follows_what_the_loader_refuses() -> None:
 
 
 def test_the_schema_knows_every_table_and_no_unknown_key() -> None:
-    assert {Dataset, Images, Evaluation} <= {Dataset, *Dataset.__subclasses__(), Evaluation}
     assert names_of(Table) - SHARED - {Recipe.__name__} == set(SCHEMA["$defs"])
     objects = [node for node in (SCHEMA, *SCHEMA["$defs"].values()) if "properties" in node]
     assert all(node["additionalProperties"] is False for node in objects)
