@@ -55,7 +55,10 @@ class Tally:
 
     @property
     def expected_calibration_error(self) -> float | None:
-        """The mean gap between confidence and accuracy over bins, weighted by their positions."""
+        """The mean gap between confidence and accuracy over bins, weighted by their positions.
+
+        Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
+        """
         _, confidence, correct = self.bins
         return float((confidence - correct).abs().sum()) / self.labelled if self.labelled else None
 
@@ -80,29 +83,6 @@ def tally(logits: Tensor, labels: Tensor, teacher_classes: Tensor | None = None)
         agreed=agreed,
         bins=_calibration_bins(confidence, correct),
     )
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float | None:
-    """Measure the share of labels that are hit. Shapes: logits (P, C), labels (P,)."""
-    return tally(logits, labels).accuracy
-
-
-def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float | None:
-    """Measure the mean surprise at the labels, in nats. Shapes: logits (P, C), labels (P,)."""
-    return tally(logits, labels).negative_log_likelihood
-
-
-def expected_calibration_error(logits: Tensor, labels: Tensor) -> float | None:
-    """Measure how far confidence is from accuracy. Shapes: logits (P, C), labels (P,).
-
-    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
-    """
-    return tally(logits, labels).expected_calibration_error
-
-
-def agreement(logits: Tensor, teacher_classes: Tensor) -> float | None:
-    """Measure how often two models choose alike. Shapes: logits (P, C), teacher_classes (P,)."""
-    return float((logits.argmax(1) == teacher_classes).double().mean()) if len(logits) else None
 
 
 def _calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:

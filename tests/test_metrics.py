@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.metrics import (
-    accuracy,
-    agreement,
-    expected_calibration_error,
-    negative_log_likelihood,
-    tally,
-)
+from pipeline.metrics import tally
 
 
 def draw(positions: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,28 +36,29 @@ def slow_calibration_error(logits: Tensor, labels: Tensor) -> float:
 
 def test_accuracy_counts_labelled_positions_only() -> None:
     logits = torch.eye(4)
-    assert accuracy(logits, torch.tensor([0, 1, 3, -1])) == pytest.approx(2 / 3)
+    assert tally(logits, torch.tensor([0, 1, 3, -1])).accuracy == pytest.approx(2 / 3)
 
 
 def test_negative_log_likelihood_is_the_mean_surprise() -> None:
     logits, labels = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]), torch.tensor([1, 0])
     expected = (math.log(4 / 3) + math.log(2)) / 2
-    assert negative_log_likelihood(logits, labels) == pytest.approx(expected)
+    assert tally(logits, labels).negative_log_likelihood == pytest.approx(expected)
 
 
 def test_agreement_compares_first_choices() -> None:
-    assert agreement(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+    first = torch.tensor([0, 1, 2, 0])
+    assert tally(torch.eye(4), torch.full((4,), -1), first).agreement == 0.75
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_calibration_error_is_its_formula(seed: int) -> None:
     logits, labels, _ = draw(200, seed)
     slow = slow_calibration_error(logits, labels)
-    assert expected_calibration_error(logits, labels) == pytest.approx(slow, abs=1e-6)
+    assert tally(logits, labels).expected_calibration_error == pytest.approx(slow, abs=1e-6)
 
 
 def test_a_certain_and_right_model_is_calibrated() -> None:
-    assert expected_calibration_error(torch.eye(5) * 1e4, torch.arange(5)) == 0.0
+    assert tally(torch.eye(5) * 1e4, torch.arange(5)).expected_calibration_error == 0.0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40))
@@ -82,8 +77,7 @@ def test_tallies_of_two_batches_add_up_to_the_whole(seed: int, first: int) -> No
 
 def test_numbers_without_positions_are_none() -> None:
     logits, labels = torch.zeros(2, 3), torch.tensor([-1, -1])
-    assert accuracy(logits, labels) is None
-    assert negative_log_likelihood(logits, labels) is None
-    assert expected_calibration_error(logits, labels) is None
+    assert tally(logits, labels).accuracy is None
+    assert tally(logits, labels).negative_log_likelihood is None
+    assert tally(logits, labels).expected_calibration_error is None
     assert tally(logits, labels).agreement is None
-    assert agreement(torch.zeros(0, 3), torch.zeros(0)) is None
