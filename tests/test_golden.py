@@ -38,14 +38,16 @@ Floats = NDArray[np.float64]
 def teacher_logits() -> Floats:
     """Logits that need no random generator. Shapes: returns (7, 6)."""
     row, column = np.mgrid[0:ROWS, 0:CLASSES]
-    return 4.0 * np.sin(1.0 + 2.0 * row + 3.0 * column) + 0.25 * column
+    logits: Floats = 4.0 * np.sin(1.0 + 2.0 * row + 3.0 * column) + 0.25 * column
+    return logits
 
 
 def exact_tail(logits: Floats, temperature: float) -> Floats:
     """The mass of all but the two largest classes. Shapes: logits (P, C); returns (P,)."""
     powers = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
     left_out: Floats = np.sort(powers, axis=1)[:, :-KEPT]
-    return np.asarray(left_out.sum(1) / powers.sum(1))
+    masses: Floats = left_out.sum(1) / powers.sum(1)
+    return masses
 
 
 def spline_tail(nodes: list[float], tail: Floats, kept: Floats, temperature: float) -> float:
