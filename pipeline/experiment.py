@@ -4,16 +4,29 @@ The one place where a recipe meets the rooms, so that every stage opens the same
 way. It starts no work.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.models import Network, load_network
+import torch
+
+from pipeline.compute import guard_memory
+from pipeline.models import Network, load_network, prepare
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples, Scan, open_samples, scan_samples, subset, without
-from pipeline.store import open_cache
+from pipeline.samples import (
+    Locator,
+    Samples,
+    Scan,
+    open_samples,
+    read_labels,
+    scan_samples,
+    subset,
+    without,
+)
+from pipeline.store import Cache, open_cache
 from pipeline.stream import Stream
 
 SHOWN_SKIPS = 5
@@ -29,10 +42,10 @@ class Scanned:
 
 @dataclass(frozen=True)
 class Joined:
-    """A stream, how many of its samples are labelled, and the digest of what it reads."""
+    """A stream, the highest label of its data (-1: unlabelled), and digests of what it reads."""
 
     stream: Stream
-    labelled: int
+    highest_label: int
     identity: dict[str, str]
 
 
@@ -77,15 +90,30 @@ def join_data(
     """
     if cache_place is None:
         data = scan_data(recipe, name, quiet=quiet)
-        labelled = data.scan.count - data.scan.unlabelled
-        return Joined(Stream(data.samples, **options), labelled, {"data": data.scan.digest})
+        highest = max(data.scan.label_counts, default=-1)
+        return Joined(Stream(data.samples, **options), highest, {"data": data.scan.digest})
     cache, samples = open_cache(recipe.locate(cache_place)), open_data(recipe, name)
     if len(samples) > cache.plan.rows:
         more = len(samples) - cache.plan.rows
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
     with progress(f"comparing data.{name}", total=cache.plan.rows, quiet=quiet) as advance:
         stream = Stream(samples, cache, advance=advance, **options)
-    return Joined(stream, int(cache.manifest["statistics"]["labelled"]), {"cache": cache.digest})
+    highest, labels = _labels(samples, cache)
+    return Joined(stream, highest, {"cache": cache.digest, "labels": labels})
+
+
+def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
+    """Give the highest label and a digest of all, in the order of the cache.
+
+    They are the dataset's own, which may have been added or mended since the teacher ran.
+    """
+    locator, highest, digest, hint = Locator(samples), -1, hashlib.sha256(), 0
+    for part in range(cache.plan.part_count):
+        indices = locator.locate(cache.read_samples(part).ids, hint)
+        labels = read_labels(samples, indices)
+        highest, hint = max(highest, int(labels.max())), int(indices[-1]) + 1
+        digest.update(labels.astype("<i8").tobytes())
+    return highest, digest.hexdigest()
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -95,3 +123,13 @@ def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
     """
     arguments = model.model_dump(exclude_none=True)
     return load_network(base=recipe.base, where=where, **arguments)
+
+
+@torch.no_grad()
+def count_classes(network: Network, samples: Samples, device: torch.device, *, whose: str) -> int:
+    """Ask a network on its device about one sample; `whose` names it if memory runs out.
+
+    Raises: ModelError if its answer is not logits.
+    """
+    with guard_memory(1, whose):
+        return int(network(prepare(samples.read([0]).inputs, device)).logits.shape[1])

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from laboratory import MODELS, RECIPE, ROWS, Lab, draw_samples, write_samples
+from nursery import Nursery
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +45,14 @@ def cached_lab(cached_source: Path, tmp_path: Path) -> Lab:
 
 def _copy(source: Path, tmp_path: Path) -> Lab:
     return Lab(Path(shutil.copytree(source, tmp_path / f"lab{len(list(tmp_path.iterdir()))}")))
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Give a place where command lines are born quickly, to be killed."""
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,11 @@ def _override(written: dict[str, Any], text: str) -> Iterable[str]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    # A name such as 2024-01-01 is meant as text; no key of a recipe is a date.
+    return text if isinstance(value, date | time) else value
 
 
 def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:

@@ -16,7 +16,11 @@ EXECUTION = {"comparable": False}
 LOCATION = {"comparable": False}
 
 # Strict everywhere, so that k = "4" is refused; TOML has only lists, so tuples alone are lax.
-Size = Annotated[tuple[int, int], Field(strict=False)]
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)
+]
+# What every generator that is seeded accepts.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Shape = Annotated[tuple[int, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
@@ -39,7 +43,7 @@ class Subset(Table):
     """A seeded subset of a dataset; `balanced` takes equally many of every class."""
 
     count: Positive
-    seed: int = 0
+    seed: Seed = 0
     balanced: bool = False
 
 
@@ -221,7 +225,7 @@ class Training(Table):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Seed = 0
     window_parts: Positive = 16
     evaluate_every: Positive | None = None
     patience: Positive | None = None

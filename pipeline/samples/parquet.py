@@ -191,7 +191,7 @@ def open_parquet(  # noqa: PLR0913
     base: Path,
     name: str,
     path: str,
-    input: str,
+    input: str = "image",
     id: str | None = None,
     label: str | None = None,
     shape: Sequence[int] | None = None,

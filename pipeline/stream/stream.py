@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from pipeline.errors import PipelineError
 from pipeline.samples import Locator, Samples, check_samples
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
@@ -57,7 +58,8 @@ class Stream(IterableDataset[Batch]):
 
     Every row is seen once an epoch, also with several DataLoader workers, which share out the
     batches: the order never depends on how many there are. `state_dict` and `load_state_dict` save
-    and restore the place of the next batch.
+    and restore the place of the next batch. Workers have copies of the stream, so it does not move
+    here: keep them with `persistent_workers=True`, or call `set_epoch` before each epoch.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache or holds another
     content under its id (`advance` is told how far this check is); CorruptPart, when read, if a
@@ -122,10 +124,18 @@ class Stream(IterableDataset[Batch]):
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch lies."""
-        return {"epoch": self.epoch, "batch": self.batch}
+        return {"epoch": self.epoch, "batch": self.batch, "batch_size": self.batch_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on with the very batch that a saved state says comes next."""
+        """Go on with the very batch that a saved state says comes next.
+
+        Raises: PipelineError if the state counts in batches of another size.
+        """
+        if state["batch_size"] != self.batch_size:
+            raise PipelineError(
+                f"stream: the saved place counts batches of {state['batch_size']}, this stream "
+                f"makes batches of {self.batch_size}. Make the stream with the saved batch_size."
+            )
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:

@@ -6,7 +6,7 @@
 
 from pipeline.targets.encoding import encode, find_bad_positions
 from pipeline.targets.kept import Targets, decode
-from pipeline.targets.soften import Soft, kept_mass, soften, tail_mass
+from pipeline.targets.soften import Soft, check_temperature, kept_mass, soften, tail_mass
 from pipeline.targets.spec import TargetSpec, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
@@ -15,6 +15,7 @@ __all__ = [
     "Soft",
     "TargetSpec",
     "Targets",
+    "check_temperature",
     "decode",
     "encode",
     "find_bad_positions",

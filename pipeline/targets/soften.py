@@ -38,7 +38,7 @@ def soften(targets: Targets, temperature: float) -> Soft:
     Raises: TargetError if the temperature is not above 0, or below 1 where a tail was left out.
     Source: pipeline/store/FORMAT.md, the tail.
     """
-    _check_temperature(targets, temperature)
+    check_temperature(temperature, has_tail=targets.tail is not None)
     logits = targets.logits / temperature  # (P, K)
     if targets.tail is None:
         return Soft(logits.log_softmax(1), None)
@@ -61,9 +61,13 @@ def tail_mass(targets: Targets, temperature: float) -> Tensor:
     return targets.logits.new_zeros(len(targets)) if log_tail is None else log_tail.exp()
 
 
-def _check_temperature(targets: Targets, temperature: float) -> None:
-    lowest = "above 0" if targets.tail is None else "1 or above, as classes were left out"
-    in_range = temperature > 0 if targets.tail is None else temperature >= 1
+def check_temperature(temperature: float, *, has_tail: bool) -> None:
+    """Refuse a temperature at which the tail is not known.
+
+    Raises: TargetError with what is allowed.
+    """
+    lowest = "1 or above, as classes were left out" if has_tail else "above 0"
+    in_range = temperature >= 1 if has_tail else temperature > 0
     if not in_range or temperature == math.inf:
         raise TargetError(
             f"targets: temperature {temperature:g} cannot be served; these targets allow {lowest}. "

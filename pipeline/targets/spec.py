@@ -5,7 +5,7 @@ Knows shapes and dtypes only: no logits pass through here, and how fields are st
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from pipeline.store.fields import Field
 from pipeline.targets.tail import DEFAULT_NODES
 
 Kind = Literal["all", "top_k"]
+KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class TargetSpec:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "TargetSpec":
+        """Read what a cache says of its targets.
+
+        Raises: TargetError if they are of a kind this software does not know.
+        """
+        if document["kind"] not in KINDS:
+            raise TargetError(
+                f"targets: of kind '{document['kind']}'; this software reads {', '.join(KINDS)}. "
+                "Use the software that made the cache, or a newer one."
+            )
         nodes = tuple(float(node) for node in document["nodes"])
         return cls(document["kind"], int(document["class_count"]), int(document["k"]), nodes)
 

@@ -8,13 +8,16 @@ means.
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -62,7 +65,8 @@ def save_checkpoint(
         "optimizer": dict(optimizer_state),
         "rng": dict(rng or capture_rng()),
     }
-    torch.save(state, partial / STATE)
+    with _system_errors(), (partial / STATE).open("wb") as file:
+        torch.save(state, file)
     (partial / PROGRESS).write_text(_json(progress), encoding="utf-8")
     files = {path.name: _describe(path) for path in sorted(partial.iterdir())}
     _flush(partial)
@@ -113,7 +117,24 @@ def save_best(run_folder: Path, weights: Mapping[str, Tensor], metrics: Mapping[
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     # safetensors refuses tensors that share memory, as tied weights do; a copy each is the way out.
     copies = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-    save_file({name: copy.contiguous() for name, copy in copies.items()}, path)
+    with _system_errors():
+        save_file({name: copy.contiguous() for name, copy in copies.items()}, path)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise what the system said of a write, which both libraries wrap in errors of their own."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise error.__context__ from error
 
 
 def _free_name(parent: Path, name: str) -> str:

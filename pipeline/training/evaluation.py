@@ -19,8 +19,8 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     What cannot be known, as accuracy without labels, is left out.
 
     Units: accuracy, calibration_error (15 equal-width bins) and teacher_agreement 0 to 1; nll and
-        teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1 over the classes
-        that were kept and one bucket for the rest.
+        teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1 over the
+        classes that were kept and one bucket for the rest.
     """
     was_training = network.training
     network.eval()

@@ -3,26 +3,33 @@
 It compares, appends and replaces files; it does not know what a metric means.
 """
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FingerprintMismatch, PipelineError, list_differences
+from pipeline.training.checkpoint import POINTER
 
 RECIPE, METRICS, RESULT, LOCK = "recipe.json", "metrics.jsonl", "result.json", ".lock"
+FULL = {errno.ENOSPC, errno.EDQUOT}
+SHOWN_FILES = 5
 
 
 @contextmanager
 def hold_run(folder: Path) -> Iterator[None]:
     """Keep a second process out of a run's folder; the system lets go when this one ends.
 
-    Raises: PipelineError if another process trains here, or the folder cannot be written.
+    Raises: PipelineError if another process trains here, the folder holds other things or cannot be
+        written, or the disk is full by the time the block writes.
     """
     try:
+        _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
@@ -38,17 +45,51 @@ def hold_run(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is training this run. Wait for it, or name another "
                 "folder with --set run.path=..."
             ) from error
+        with _full_disk(folder):
+            yield
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise PipelineError(
+            f"{folder}: is a file, not a folder. Name another path with --set run.path=..."
+        )
+    names = os.listdir(folder) if folder.is_dir() else []
+    # Our own lock and half-written files, left by a kill, begin with a dot.
+    foreign = sorted(name for name in names if not name.startswith("."))
+    if foreign and not (folder / RECIPE).exists():
+        more = len(foreign) - SHOWN_FILES
+        shown = ", ".join(foreign[:SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
+        raise PipelineError(
+            f"{folder}: holds {shown} and is not a run. Name a new folder or an empty one with "
+            "--set run.path=..."
+        )
+
+
+@contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    try:
         yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(folder).free
+        raise PipelineError(
+            f"{folder}: disk full ({free / 1e6:.1f} MB left). Free some space and run the same "
+            "command again; it goes on from the last checkpoint."
+        ) from error
 
 
 def begin_run(folder: Path, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Write down what a run is made from, or check that it is what it was begun with.
 
+    A run that ended before its first checkpoint holds nothing to go on with, so it is begun anew.
+
     Raises: FingerprintMismatch naming the keys that differ.
     """
     path = folder / RECIPE
     here = {"identity": json.loads(json.dumps(identity)), "recipe": recipe}
-    if not path.exists():
+    if not path.exists() or not (folder / POINTER).exists():
         replace_json(path, here)
         return
     there = read_json(path)

@@ -18,7 +18,7 @@ from replication.report import Bar, Report
 KEPT = 4
 HIGHEST, COUNT = 20.0, 20
 # Evenly spread in the logarithm; none of them is stored, so each shows the interpolation.
-TEMPERATURES = tuple(HIGHEST ** ((i + 0.5) / COUNT) for i in range(COUNT))
+TEMPERATURES = tuple(HIGHEST ** (i / COUNT) for i in range(1, COUNT + 1))
 STORED = tuple(1 / node for node in DEFAULT_NODES)
 MOST_WORST, MOST_MEAN, MOST_STORED = 0.01, 0.001, 2e-6
 

@@ -19,7 +19,7 @@ class Bar:
 
     @property
     def is_met(self) -> bool:
-        return COMPARISONS[self.comparison](self.measured, self.limit)
+        return bool(COMPARISONS[self.comparison](self.measured, self.limit))
 
     def line(self) -> str:
         """Say what was measured and what was asked."""

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -194,6 +195,9 @@ def test_reference_is_replaced_whole(base: Path, tmp_path: Path) -> None:
         "factory": "m:f",
         "base": "../../recipes",
         "weights": "best.safetensors",
+        "weights_sha256": hashlib.sha256(
+            (tmp_path / "runs/first/best.safetensors").read_bytes()
+        ).hexdigest(),
     }
     assert {path.name for path in (tmp_path / "runs/first").iterdir()} == {
         "model.json",
@@ -206,7 +210,10 @@ def test_reference_is_replaced_whole(base: Path, tmp_path: Path) -> None:
     [
         (None, r"is not a finished run \(no model\.json\)\. Continue it with 'pipeline train"),
         ("{", r"model\.json is not JSON \(.*\)\. Train that run again\."),
-        ('{"kind": "python"}', r"model\.json lacks base, weights\. Train that run again\."),
+        (
+            '{"kind": "python"}',
+            r"model\.json lacks base, weights, weights_sha256\. Train that run again\.",
+        ),
     ],
     ids=["unfinished", "cut", "foreign"],
 )

@@ -221,7 +221,11 @@ def test_other_formats_are_refused(cache: Path, changes: dict[str, object], text
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("nowhere", "there is no such folder. Name the folder of a cache."),
+        (
+            "nowhere",
+            "there is no such folder. Name the folder of a cache, or make it with "
+            "`pipeline cache-teacher RECIPE`.",
+        ),
         ("file", "is a file, not a folder. Name the folder of a cache."),
         ("empty", "is not a cache: it has no plan.json. Name another folder."),
     ],

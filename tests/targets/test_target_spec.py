@@ -90,3 +90,13 @@ def test_exact_temperature_out_of_range_is_refused(temperature: float) -> None:
 def test_exact_temperatures_too_close_are_refused() -> None:
     with pytest.raises(TargetError, match=r"temperatures 3 and 3\.001 are too close"):
         nodes_with([3.0, 3.001])
+
+
+def test_targets_of_a_kind_from_the_future_are_refused() -> None:
+    document = TargetSpec("all", 10, 10).to_json() | {"kind": "sampled"}
+    with pytest.raises(TargetError) as refused:
+        TargetSpec.from_json(document)
+    assert str(refused.value) == (
+        "targets: of kind 'sampled'; this software reads all, top_k. "
+        "Use the software that made the cache, or a newer one."
+    )

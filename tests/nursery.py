@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +17,12 @@ from laboratory import Answer
 
 SERVER = """\
 import json, os, sys
+# A kill of a process loses nothing that was written; only a power cut could.
+os.fsync = lambda descriptor: None
 import accelerate, safetensors.torch, torch
 import pipeline.cli, pipeline.recipe, stages.cache_teacher, stages.train_student
 
+print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
     if "wait" in request:
@@ -40,6 +45,10 @@ for line in sys.stdin:
             os._exit(status)
     print(json.dumps(answer), flush=True)
 """
+
+
+# What is waited for takes milliseconds; beyond this something hangs.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,16 @@ class Nursery:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n"
 
     def start(self, *arguments: str) -> Child:
         """Start a command line."""
         self._born += 1
         output = self._folder / f"child{self._born}"
-        request = {
+        for ending in (".stdout", ".stderr"):
+            output.with_suffix(ending).touch()
+        request: dict[str, object] = {
             "arguments": arguments,
             "stdout": str(output.with_suffix(".stdout")),
             "stderr": str(output.with_suffix(".stderr")),
@@ -97,3 +110,11 @@ class Nursery:
     def close(self) -> None:
         """End the server; its children have been waited for."""
         self._server.communicate()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Look again and again until something holds."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline_s, f"nothing happened for {PATIENCE_S} s"
+        time.sleep(0.001)

@@ -1,0 +1,108 @@
+"""What a recipe may say is what the rooms can do; neither knows the other."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
+
+import pytest
+
+from pipeline.compute.accelerator import MIXED_PRECISIONS
+from pipeline.losses import LOSSES
+from pipeline.losses.soft_targets import TAILS
+from pipeline.models.loading import KINDS as MODEL_KINDS
+from pipeline.models.network import PRECISIONS
+from pipeline.recipe.schema import (
+    Cache,
+    Data,
+    Loss,
+    Model,
+    SoftTargets,
+    Table,
+    Targets,
+    Teacher,
+    Training,
+)
+from pipeline.samples import KINDS as DATA_KINDS
+from pipeline.store.backends import BACKENDS
+from pipeline.store.plan import COMPRESSIONS
+from pipeline.stream import Stream
+from pipeline.stream.stream import ROWS_PER_PART
+from pipeline.targets.spec import Kind
+from pipeline.training.optimizer import OPTIMIZERS, SCHEDULES
+
+
+def tables(choice: Any) -> dict[str, type[Table]]:
+    """Name the tables of a choice by their kind."""
+    return {choices(table, "kind")[0]: table for table in get_args(get_args(choice)[0])}
+
+
+def choices(table: type[Table], name: str) -> tuple[str, ...]:
+    return get_args(table.model_fields[name].annotation)
+
+
+def defaults(table: type[Table], *others: str) -> dict[str, Any]:
+    fields = {k: v for k, v in table.model_fields.items() if k not in ("kind", *others)}
+    return {
+        name: "required" if field.is_required() else field.default or None
+        for name, field in fields.items()
+    }
+
+
+def parameters(function: Callable[..., Any], *others: str) -> dict[str, Any]:
+    known = inspect.signature(function).parameters
+    return {
+        name: "required" if each.default is each.empty else each.default or None
+        for name, each in known.items()
+        if name not in others
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(DATA_KINDS))
+def test_a_dataset_takes_what_its_table_says(kind: str) -> None:
+    said = defaults(tables(Data)[kind], "subset", "on_error")
+    assert said == parameters(DATA_KINDS[kind], "base", "name")
+
+
+@pytest.mark.parametrize("kind", sorted(MODEL_KINDS))
+def test_a_model_takes_what_its_table_says(kind: str) -> None:
+    assert defaults(tables(Model)[kind]) == parameters(MODEL_KINDS[kind], "base", "where")
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_a_loss_takes_what_its_table_says(kind: str) -> None:
+    matched = ("student_logits", "targets", "labels", "count")
+    assert defaults(tables(Loss)[kind], "weight") == parameters(LOSSES[kind].function, *matched)
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        (tables(Data), DATA_KINDS),
+        (tables(Model), MODEL_KINDS),
+        (tables(Loss), LOSSES),
+        (choices(SoftTargets, "tail"), TAILS),
+        (choices(Training, "optimizer"), OPTIMIZERS),
+        (choices(Training, "schedule"), SCHEDULES),
+        (choices(Training, "precision"), MIXED_PRECISIONS),
+        (choices(Teacher, "precision"), PRECISIONS),
+        (choices(Cache, "backend"), BACKENDS),
+        (choices(Cache, "compression"), dict.fromkeys(COMPRESSIONS)),
+    ],
+    ids=[
+        *("data", "model", "loss", "tail", "optimizer", "schedule", "training precision"),
+        *("teacher precision", "backend", "compression"),
+    ],
+)
+def test_every_choice_is_known_to_its_room(said: Any, known: Mapping[str, Any]) -> None:
+    assert set(said) == set(known)
+
+
+def test_every_selection_is_known_to_the_targets() -> None:
+    selection = Targets.model_fields["selection"].annotation
+    assert {choices(table, "kind")[0] for table in get_args(selection)} == set(get_args(Kind))
+
+
+def test_a_baseline_is_cut_into_the_parts_of_a_cache_by_default() -> None:
+    assert Cache.model_fields["rows_per_part"].default == ROWS_PER_PART
+    window = inspect.signature(Stream).parameters["window_parts"].default
+    assert Training.model_fields["window_parts"].default == window

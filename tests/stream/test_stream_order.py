@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.stream.order import Order, pieces
+
+orders = st.builds(
+    Order,
+    rows=st.integers(1, 60),
+    rows_per_part=st.integers(1, 20),
+    window_parts=st.integers(1, 6),
+    seed=st.none() | st.integers(-3, 2**64),
+)
+
+
+def batches(order: Order, epoch: int, batch_size: int, first_batch: int = 0) -> list[list[int]]:
+    """List the rows of each batch, counted over the whole dataset."""
+    rows: list[list[int]] = [[]]
+    windows = [
+        [row for part in sorted(parts.tolist()) for row in order.part_rows(part)]
+        for parts in order.windows(epoch)
+    ]
+    for piece in pieces(order, epoch=epoch, batch_size=batch_size, first_batch=first_batch):
+        rows[-1] += [windows[piece.window][place] for place in piece.places]
+        if piece.ends_batch:
+            rows.append([])
+    assert rows.pop() == []
+    return rows
+
+
+def rows_of(order: Order, epoch: int, batch_size: int = 4) -> list[int]:
+    return [row for batch in batches(order, epoch, batch_size) for row in batch]
+
+
+@given(order=orders, epoch=st.integers(0, 5), batch_size=st.integers(1, 70))
+def test_every_row_comes_once_an_epoch_in_full_batches(
+    order: Order, epoch: int, batch_size: int
+) -> None:
+    cut = batches(order, epoch, batch_size)
+    assert sorted(row for batch in cut for row in batch) == list(range(order.rows))
+    assert all(len(batch) == batch_size for batch in cut[:-1])
+    assert 1 <= len(cut[-1]) <= batch_size
+
+
+@given(order=orders, epoch=st.integers(0, 5), sizes=st.tuples(*[st.integers(1, 70)] * 2))
+def test_the_sequence_of_rows_does_not_depend_on_the_batch_size(
+    order: Order, epoch: int, sizes: tuple[int, int]
+) -> None:
+    assert rows_of(order, epoch, sizes[0]) == rows_of(order, epoch, sizes[1])
+
+
+@given(order=orders, batch_size=st.integers(1, 20), draw=st.data())
+def test_resuming_at_any_batch_gives_the_very_rest(
+    order: Order, batch_size: int, draw: st.DataObject
+) -> None:
+    whole = batches(order, 1, batch_size)
+    first = draw.draw(st.integers(0, len(whole)))
+    assert batches(order, 1, batch_size, first) == whole[first:]
+
+
+@given(order=orders, epoch=st.integers(0, 5))
+def test_windows_hold_every_part_once_and_no_more_parts_than_asked(
+    order: Order, epoch: int
+) -> None:
+    windows = order.windows(epoch)
+    assert sorted(np.concatenate(windows).tolist()) == list(range(order.part_count))
+    assert all(len(parts) == order.window_parts for parts in windows[:-1])
+    assert sum(map(order.window_size, windows)) == order.rows
+
+
+def test_epochs_and_seeds_differ() -> None:
+    order, other = Order(64, 8, 2, seed=0), Order(64, 8, 2, seed=1)
+    seen = [rows_of(order, 0), rows_of(order, 1), rows_of(other, 0), rows_of(other, 1)]
+    assert len({tuple(rows) for rows in seen}) == 4
+    assert rows_of(order, 0) == rows_of(Order(64, 8, 2, seed=0), 0)
+
+
+def test_rows_come_as_they_lie_without_a_seed() -> None:
+    assert rows_of(Order(30, 7, 2, seed=None), 3) == list(range(30))
+
+
+@pytest.mark.parametrize("window_parts", [1, 2, 8])
+def test_rows_are_mixed_within_their_window_only(window_parts: int) -> None:
+    order = Order(64, 8, window_parts, seed=0)
+    rows, start = rows_of(order, 0), 0
+    for parts in order.windows(0):
+        stop = start + order.window_size(parts)
+        assert {row // 8 for row in rows[start:stop]} == set(parts.tolist())
+        assert rows[start:stop] != sorted(rows[start:stop])
+        start = stop
+
+
+def test_the_order_is_what_it_was_in_the_first_version() -> None:
+    # A change would give resumed runs another order than the one they began with.
+    assert rows_of(Order(12, 4, 2, seed=0), 0) == [0, 11, 10, 3, 2, 9, 8, 1, 7, 4, 5, 6]

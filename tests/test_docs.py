@@ -1,0 +1,117 @@
+import math
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from laboratory import run_cli
+
+from pipeline.cli import pipeline
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    "README.md",
+    ".github/CONTRIBUTING.md",
+    "pipeline/DECISIONS.md",
+    "pipeline/store/FORMAT.md",
+]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Cut the fenced blocks of a language out of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def shell_lines(language: str = "bash") -> list[str]:
+    """List what the pages tell people to type, line by line."""
+    lines = [
+        line for page in PAGES for block in blocks(page, language) for line in block.splitlines()
+    ]
+    return sorted({line for line in lines if line.strip() and not line.startswith("#")})
+
+
+EXAMPLES = {
+    block.splitlines()[0].removeprefix("# example: "): block
+    for block in blocks("README.md", "python")
+}
+
+
+@pytest.mark.parametrize("command", sorted(pipeline.commands))
+def test_every_command_is_in_the_readme(command: str) -> None:
+    table = re.findall(r"^\| `pipeline ([\w-]+)", README, re.MULTILINE)
+    assert command in table
+    assert pipeline.commands[command].help
+
+
+def test_the_readme_names_no_command_that_is_not_there() -> None:
+    named = set(re.findall(r"`pipeline ([a-z][\w-]*)", README))
+    assert named - set(pipeline.commands) == set()
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "pipeline":
+        command = pipeline.commands[words[1]]
+        with click.Context(pipeline) as context:
+            command.make_context(words[1], words[2:], parent=context)
+    else:
+        assert os.access(ROOT / words[0], os.X_OK)
+    recipes = [word for word in words if word.endswith(".toml")]
+    assert all((ROOT / word).is_file() for word in recipes)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_the_readme_shows_every_room() -> None:
+    rooms = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "pipeline").iterdir()
+        if path.name[0] not in "_." and path.suffix in ("", ".py", ".md")
+    }
+    house = README.partition("## The house")[2]
+    assert {
+        room for room in rooms if not re.search(rf"^  {re.escape(room)} ", house, re.M)
+    } == set()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the cache of digits in a folder of its own, from a teacher that learned little."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "data", folder / "data")
+    recipes = folder / "data/recipes"
+    for arguments in (
+        ["train-student", f"{recipes}/digits-teacher.toml", "--set", "training.epochs=1"],
+        ["cache-teacher", f"{recipes}/digits.toml"],
+    ):
+        answer = run_cli(*arguments, "--quiet")
+        assert answer.status == 0, answer.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_as_it_is_printed(
+    name: str, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits)
+    there: dict[str, Any] = {"__name__": "example"}
+    exec(compile(EXAMPLES[name], f"README.md, {name}", "exec"), there)
+    assert math.isfinite(float(there["loss"].detach()))
+
+
+def test_every_example_has_a_name_of_its_own() -> None:
+    found = blocks("README.md", "python")
+    assert len(EXAMPLES) == len(found) > 0
+    assert all(block.startswith("# example: ") for block in found)

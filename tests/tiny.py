@@ -1,0 +1,75 @@
+"""Samples, targets and caches of a few hundred bytes, whose every value follows from its row."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.samples import Samples, content_digests
+from pipeline.samples.arrays import ArraySamples
+from pipeline.store import (
+    Cache,
+    Plan,
+    SampleTable,
+    claim_part,
+    commit_part,
+    finish,
+    open_cache,
+    write_plan,
+)
+from pipeline.targets import TargetSpec, encode, target_fields
+
+CLASSES = 5
+
+
+def make_samples(rows: int, order: NDArray[np.int64] | None = None) -> ArraySamples:
+    """Make samples s0, s1, ... whose input begins with their number; `order` rearranges them."""
+    order = np.arange(rows) if order is None else order
+    noise = np.random.default_rng(0).normal(size=(rows, 2))
+    inputs = np.column_stack([np.arange(rows), noise]).astype(np.float32)
+    ids = np.array([f"s{row}" for row in range(rows)])
+    labels = np.arange(rows) % CLASSES
+    return ArraySamples("data.train", None, inputs[order], labels[order], ids[order])
+
+
+def make_logits(rows: int) -> torch.Tensor:
+    """Draw what the teacher says of each row. Shapes: returns (rows, CLASSES)."""
+    return torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(1))
+
+
+def make_spec(k: int) -> TargetSpec:
+    """Keep k of the classes; all of them if they are all asked for."""
+    return TargetSpec("all" if k == CLASSES else "top_k", CLASSES, k)
+
+
+def make_cache(
+    folder: Path, samples: Samples, *, rows_per_part: int, k: int = 2, backend: str = "zarr"
+) -> Cache:
+    """Write the whole cache of some samples, without any teacher."""
+    spec, logits = make_spec(k), make_logits(len(samples))
+    plan = Plan(
+        rows=len(samples),
+        rows_per_part=rows_per_part,
+        backend=backend,
+        compression="none",
+        fields=target_fields(spec),
+        settings={},
+        about={"targets": spec.to_json()},
+    )
+    write_plan(folder, plan)
+    for part in range(plan.part_count):
+        rows = plan.part_range(part)
+        read = samples.read(rows)
+        table = SampleTable(
+            ids=read.ids,
+            digests=content_digests(read.inputs),
+            views=np.zeros(len(rows), np.int32),
+            labels=read.labels,
+            positions=np.ones(len(rows), np.int32),
+        )
+        with claim_part(folder, part):
+            arrays = encode(spec, logits[rows.start : rows.stop])
+            commit_part(folder, plan, part, table, arrays, {"labelled": len(rows)})
+    finish(folder, plan)
+    return open_cache(folder)
