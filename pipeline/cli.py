@@ -15,6 +15,7 @@ import click
 from pipeline.errors import CorruptPart, PipelineError
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
+LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
 
 Command = Callable[..., None]
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -175,11 +176,12 @@ def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
 def main() -> None:
     """Run the command line and leave with its exit status."""
     try:
-        status = pipeline.main(standalone_mode=False)
+        status = pipeline.main(prog_name="pipeline", standalone_mode=False)
     except PipelineError as error:
-        notes = getattr(error, "__notes__", [])
+        is_damage = isinstance(error, CorruptPart)
+        notes = [*getattr(error, "__notes__", []), *([LOOK_CLOSER] if is_damage else [])]
         click.echo("\n  ".join([f"error: {error}", *notes]), err=True)
-        sys.exit(FAULT if isinstance(error, CorruptPart) else MENDABLE)
+        sys.exit(FAULT if is_damage else MENDABLE)
     except click.ClickException as error:
         error.show()
         sys.exit(MENDABLE)

@@ -15,6 +15,7 @@ Anything else that escapes is our bug and shows its traceback.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 
 class PipelineError(Exception):
@@ -73,8 +74,15 @@ def _differences(prefix: str, there: object, here: object) -> Iterator[str]:
         for key in sorted(there.keys() | here.keys()):
             dotted = f"{prefix}.{key}" if prefix else str(key)
             yield from _differences(dotted, there.get(key), here.get(key))
+    elif _are_tables(there) and _are_tables(here) and len(there) == len(here):
+        for place, (old, new) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(f"{prefix}.{place}", old, new)
     elif there != here or type(there) is not type(here):
         yield f"{prefix}: there {_shown(there)}, here {_shown(here)}"
+
+
+def _are_tables(value: object) -> TypeGuard[list[dict[str, object]]]:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _shown(value: object) -> str:

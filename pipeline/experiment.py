@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.compute import guard_memory
+from pipeline.errors import ModelError, PipelineError
 from pipeline.models import Network, load_network, prepare
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
@@ -127,9 +128,21 @@ def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
 
 @torch.no_grad()
 def count_classes(network: Network, samples: Samples, device: torch.device, *, whose: str) -> int:
-    """Ask a network on its device about one sample; `whose` names it if memory runs out.
+    """Ask a network on its device about one sample; `whose` is "teacher" or "student".
 
-    Raises: ModelError if its answer is not logits.
+    Raises: ModelError if it fails, or its answer is not logits.
     """
-    with guard_memory(1, whose):
-        return int(network(prepare(samples.read([0]).inputs, device)).logits.shape[1])
+    inputs = samples.read([0]).inputs
+    try:
+        with guard_memory(1, whose):
+            return int(network(prepare(inputs, device)).logits.shape[1])
+    except PipelineError:
+        raise
+    # The user's own network may raise anything at all; most often, data of another shape.
+    except Exception as error:
+        shape = " x ".join(map(str, inputs.shape[1:]))
+        raise ModelError(
+            f"{whose}.model: failed on a sample of {samples.name}, which is {shape} "
+            f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
+            "takes, or mend the model."
+        ) from error

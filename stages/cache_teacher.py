@@ -9,6 +9,8 @@ from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables
 from pipeline.store import check_plan, finish, missing_parts, write_plan
 
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
 
 def run(
     recipe: Recipe,
@@ -42,6 +44,8 @@ def run(
         "made_rows": made,
         "size_bytes": manifest["size_bytes"],
         "digest": manifest["digest"],
+        "labelled": manifest["statistics"]["labelled"],
+        "teacher_right": manifest["statistics"]["teacher_right"],
         "startup_s": round(startup_s, 3),
         "elapsed_s": round(elapsed_s, 3),
     }
@@ -56,16 +60,24 @@ def tell(summary: dict[str, Any]) -> str:
     if "size_bytes" not in summary:
         return (
             f"{head}\n  dry run: about {summary['bytes_a_row']} bytes a row, "
-            f"{_megabytes(summary['bytes_a_row'] * summary['rows'])} in all; nothing was written"
+            f"{_size(summary['bytes_a_row'] * summary['rows'])} in all; nothing was written"
         )
     made = summary["made_rows"]
     speed = f"{made / max(summary['elapsed_s'], 1e-9):,.0f} rows/s" if made else "nothing to do"
     return (
-        f"{head}, {_megabytes(summary['size_bytes'])}\n"
+        f"{head}, {_size(summary['size_bytes'])}\n"
         f"  started in {summary['startup_s']:.1f} s, made {made} rows in "
         f"{summary['elapsed_s']:.1f} s ({speed})\n"
-        f"  digest {summary['digest'][:16]}"
+        f"  digest {summary['digest'][:16]}{_accuracy(summary)}"
     )
+
+
+def _accuracy(summary: dict[str, Any]) -> str:
+    """A teacher that is hardly ever right is most often one whose checkpoint was forgotten."""
+    if not summary["labelled"]:
+        return ""
+    share = summary["teacher_right"] / summary["labelled"]
+    return f"; the teacher is right on {share:.1%} of {summary['labelled']} labels"
 
 
 def _make(work: Work, order: Sequence[int], missing: Sequence[int], quiet: bool) -> None:
@@ -101,5 +113,6 @@ def _planned(work: Work) -> dict[str, Any]:
     }
 
 
-def _megabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.2f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"
+def _size(size_bytes: int) -> str:
+    power, unit = next(each for each in UNITS if size_bytes >= each[0] or each[0] == 1e3)
+    return f"{size_bytes / power:.2f} {unit}"

@@ -54,6 +54,7 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
 def tell(summary: dict[str, Any]) -> str:
     """Lay the description out for a terminal."""
     targets, recipe = summary["targets"], summary["recipe"]
+    name = recipe["cache"]["data"]
     masses = ", ".join(
         f"{mass:.4f} at T={name}" for name, mass in summary["kept_mass_of_part_0"].items()
     )
@@ -62,7 +63,8 @@ def tell(summary: dict[str, Any]) -> str:
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     size = f"{summary['size_bytes'] / 1e6:.2f} MB"
     facts = {
-        "recipe": f"{recipe['name']} (data.{recipe['cache']['data']})",
+        "data": f"data.{name} ({recipe['data'][name]['kind']}), "
+        f"digest {summary['settings']['data']['digest'][:16]}",
         "teacher": _teacher_text(summary),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
         "kept": f"{targets['k']} of {targets['class_count']} classes ({targets['kind']})",
@@ -81,9 +83,10 @@ def tell(summary: dict[str, Any]) -> str:
 def _teacher_text(summary: dict[str, Any]) -> str:
     teacher = summary["settings"]["teacher"]
     kind = summary["recipe"]["teacher"]["model"]["kind"]
+    threads = f"{teacher['threads']} thread{'s' if teacher['threads'] != 1 else ''}"
     return (
         f"{kind}, weights {teacher['weights'][:16]}, {teacher['precision']}, batches of "
-        f"{teacher['batch_size']}, {teacher['threads']} threads, {teacher['device']}"
+        f"{teacher['batch_size']}, {threads}, {teacher['device']}"
     )
 
 

@@ -1,6 +1,7 @@
 """`pipeline train-student`: train a network from a cache, on hard labels, or on both."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import torch
 
 from pipeline.compute import make_accelerator, pick_device, set_threads
-from pipeline.errors import RecipeError
-from pipeline.experiment import Joined, join_data, open_model
+from pipeline.errors import RecipeError, TargetError
+from pipeline.experiment import Joined, count_classes, join_data, open_model
 from pipeline.models import Network, load_weights, read_weights, save_reference, weights_digest
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, comparable, require_tables, resolved
@@ -90,6 +91,9 @@ def _open(recipe: Recipe, folder: Path, quiet: bool) -> Setup:
         set_threads(training.threads)
     device = pick_device(training.device)
     data = _training_data(recipe, quiet)
+    asked = {"validation": recipe.validation, "test": recipe.test}
+    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    _check_best_by(recipe, held_out)
     torch.manual_seed(training.seed)
     network = open_model(recipe, recipe.student.model, where="student.model").to(device)
     tables = ("student", "losses", "training", "validation", "test")
@@ -97,10 +101,14 @@ def _open(recipe: Recipe, folder: Path, quiet: bool) -> Setup:
     identity = {
         **{table: settings[table] for table in tables},
         **data.identity,
+        "held_out": {name: joined.identity for name, joined in held_out.items()},
         "initial_weights": weights_digest(network),
     }
-    asked = {"validation": recipe.validation, "test": recipe.test}
-    evaluations = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    network.eval()
+    for name, joined in {"training": data, **held_out}.items():
+        class_count = count_classes(network, joined.stream.samples, device, whose="student")
+        _check_classes(f"{name}.data", joined, class_count)
+    evaluations = {name: joined.stream for name, joined in held_out.items()}
     return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
 
 
@@ -119,7 +127,7 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         seed=training.seed,
         window_parts=training.window_parts,
     )
-    if "hard_labels" in needs and not joined.labelled:
+    if "hard_labels" in needs and joined.highest_label < 0:
         line = (
             f"losses: hard_labels needs labels, but data.{training.data} has none; name the label "
             "column, or take the loss out"
@@ -128,9 +136,35 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     return joined
 
 
-def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Stream:
+def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
     options = {"batch_size": table.batch_size, "seed": None}
-    return join_data(recipe, table.data, table.cache, quiet=quiet, **options).stream
+    return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
+
+
+def _check_best_by(recipe: Recipe, held_out: Mapping[str, Joined]) -> None:
+    table = recipe.validation
+    if table and table.best_by != "teacher_kl" and held_out["validation"].highest_label < 0:
+        line = (
+            f"validation.best_by: '{table.best_by}' needs labels, but data.{table.data} has none; "
+            "name the label column, or compare with a teacher: best_by = 'teacher_kl' and "
+            "validation.cache, a cache of that data"
+        )
+        raise RecipeError(recipe.file, [line])
+
+
+def _check_classes(where: str, joined: Joined, class_count: int) -> None:
+    """Refuse a student that does not fit its data, before anything is written."""
+    stream, highest = joined.stream, joined.highest_label
+    problem = None
+    if stream.spec and stream.cache and stream.spec.class_count != class_count:
+        problem = f"{stream.cache.path} holds targets over {stream.spec.class_count} classes"
+    elif highest >= class_count:
+        problem = f"{stream.samples.name} has labels up to {highest}"
+    if problem:
+        raise TargetError(
+            f"student.model: answers with {class_count} classes, but {problem} ({where}). "
+            "Give the student the classes of its data and of its teacher."
+        )
 
 
 def _schedule(setup: Setup) -> Schedule:

@@ -13,9 +13,19 @@ from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
-from pipeline.store import Cache, Fault, check_plan, find_faults, open_cache, read_plan
+from pipeline.store import (
+    PLAN_FILE,
+    Cache,
+    Fault,
+    check_plan,
+    find_faults,
+    open_cache,
+    read_plan,
+)
+from pipeline.store.records import MANIFEST_FILE, record_path
 
 SHOWN_FAULTS = 20
+SHOWN_NAMES = 5
 
 
 def run(
@@ -57,8 +67,7 @@ def tell(summary: dict[str, Any]) -> str:
         count = f"{len(lines)} fault{'s' if len(lines) != 1 else ''}"
         more = len(lines) - SHOWN_FAULTS
         shown = [*lines[:SHOWN_FAULTS], *([f"and {more} more"] if more > 0 else [])]
-        advice = "Restore the files named, or delete the cache and run cache-teacher again."
-        return "\n  ".join([f"{summary['cache']}: {count}", *shown, advice])
+        return "\n  ".join([f"{summary['cache']}: {count}", *shown, *_advise(summary["faults"])])
     text = f"{summary['cache']}: whole; every byte is what was committed"
     if "audit" not in summary:
         return text
@@ -68,6 +77,28 @@ def tell(summary: dict[str, Any]) -> str:
         f"of a kept logit {audit['largest_difference']:.2g}, {audit['other_classes']} of "
         f"{audit['kept']} kept classes differ"
     )
+
+
+def _advise(faults: list[dict[str, Any]]) -> list[str]:
+    """Say how to mend as little as is needed; every part can be made anew by itself."""
+    parts = sorted({fault["part"] for fault in faults if fault["part"] is not None})
+    files = {fault["file"] for fault in faults if fault["part"] is None}
+    if PLAN_FILE in files:
+        return [f"Restore {PLAN_FILE}, or delete the cache and run cache-teacher again."]
+    advice = []
+    if foreign := files - {MANIFEST_FILE}:
+        advice.append(f"Move away what does not belong: {_first_of(sorted(foreign))}.")
+    if parts:
+        records = _first_of([record_path(part) for part in parts])
+        advice.append(f"Restore the files of these parts, or delete their records ({records}).")
+    if parts or MANIFEST_FILE in files:
+        advice.append("Then run cache-teacher again: it makes what is missing, and nothing else.")
+    return advice
+
+
+def _first_of(names: list[str]) -> str:
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _folder(recipe: Recipe) -> Path:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
@@ -24,18 +25,26 @@ from pipeline.stream import prefetch
 from pipeline.targets import decode, encode, find_bad_positions, kept_mass
 
 Arrays = dict[str, NDArray[np.generic]]
+# The ids of a batch and the teacher's logits (P, C).
+Asked = tuple[list[str], Tensor]
 # One batch being answered, one ready, one being read.
 READ_AHEAD = 2
+# Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
+ENCODE_ELEMENTS = 2**18
 # Between two looks at a part that another process is making.
 LOOK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True)
 class Question:
-    """One batch of a part, read and waiting; `claim` is let go once the part is written."""
+    """One batch of a part, read and waiting; `claim` is let go once the part is written.
+
+    Shapes: digests (B, 16), of the batch's inputs.
+    """
 
     part: int
     batch: SampleBatch
+    digests: NDArray[np.uint8]
     is_last: bool
     claim: ExitStack
 
@@ -64,12 +73,26 @@ def answer(work: Work, batch: SampleBatch) -> Arrays:
     Shapes: returns the arrays of the plan's fields, (P, ...).
     Raises: TargetError if a logit is not finite, naming the samples.
     """
+    return _encode(work, [(batch.ids, _ask(work, batch))])
+
+
+def _ask(work: Work, batch: SampleBatch) -> Tensor:
+    """Shapes: returns logits (P, C)."""
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
-        logits = work.network(prepare(batch.inputs, work.device)).logits
+        logits: Tensor = work.network(prepare(batch.inputs, work.device)).logits
+        return logits
+
+
+def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
+    with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         try:
-            return encode(work.spec, logits)
+            return encode(work.spec, _join([logits for _, logits in asked]))
         except TargetError as error:
-            raise _named(error, find_bad_positions(logits), batch) from error
+            raise _named(error, asked) from error
+
+
+def _join(logits: Sequence[Tensor]) -> Tensor:
+    return logits[0] if len(logits) == 1 else torch.cat(list(logits))
 
 
 def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
@@ -78,7 +101,7 @@ def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
 
 
 def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
-    made, answers, batches = 0, list[Arrays](), list[SampleBatch]()
+    made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[SampleBatch]()
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
@@ -86,9 +109,12 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
         closing(prefetch(_questions(work, parts, claims), READ_AHEAD)) as questions,
     ):
         for question in questions:
-            answers.append(answer(work, question.batch))
-            batches.append(_without_inputs(question.batch))
+            asked.append((question.batch.ids, _ask(work, question.batch)))
+            batches.append(_without_inputs(question))
             advance(len(question.batch.ids))
+            if question.is_last or _count_elements(asked) >= ENCODE_ELEMENTS:
+                answers.append(_encode(work, asked))
+                asked = []
             if question.is_last:
                 background.submit(partial(_commit, work, question, batches, answers))
                 made, answers, batches = made + 1, [], []
@@ -106,12 +132,17 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         for start in range(rows.start, rows.stop, work.batch_size):
             stop = min(start + work.batch_size, rows.stop)
             batch = work.samples.read(range(start, stop))
-            yield Question(part, batch, stop == rows.stop, claim)
+            digests = content_digests(batch.inputs)
+            yield Question(part, batch, digests, stop == rows.stop, claim)
 
 
-def _without_inputs(batch: SampleBatch) -> SampleBatch:
+def _without_inputs(question: Question) -> SampleBatch:
     """Swap the inputs for their digests, which are all that is kept of them. Shapes: (B, 16)."""
-    return SampleBatch(batch.ids, content_digests(batch.inputs), batch.labels)
+    return SampleBatch(question.batch.ids, question.digests, question.batch.labels)
+
+
+def _count_elements(asked: Sequence[Asked]) -> int:
+    return sum(logits.numel() for _, logits in asked)
 
 
 def _commit(
@@ -149,14 +180,16 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     }
 
 
-def _named(error: TargetError, bad: list[int], batch: SampleBatch) -> TargetError:
-    """Say which samples an encoding failed on; encoding itself knows positions only."""
-    if not bad:
-        return error
-    ids = ", ".join(batch.ids[position] for position in bad[:5])
-    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return TargetError(
-        f"teacher: its logits are NaN or infinite for {len(bad)} of {len(batch.ids)} samples of a "
-        f"batch ({ids}{more}); every logit must be finite.\n"
-        "  Try teacher.precision = 'float32', or look at these samples. Finished parts are kept."
-    )
+def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
+    """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
+    for ids, logits in asked:
+        if bad := find_bad_positions(logits):
+            named = ", ".join(ids[position] for position in bad[:5])
+            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+            return TargetError(
+                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(ids)} samples of "
+                f"a batch ({named}{more}); every logit must be finite.\n"
+                "  Try teacher.precision = 'float32', or look at these samples. Finished parts are "
+                "kept."
+            )
+    return error

@@ -3,6 +3,7 @@
 It opens data and teacher, asks the teacher once for its number of classes, and writes nothing.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,20 @@ import torch
 
 from pipeline.compute import (
     device_kind,
-    guard_memory,
     pick_device,
     set_threads,
     software_versions,
     use_deterministic_kernels,
 )
 from pipeline.errors import RecipeError
-from pipeline.experiment import Scanned, open_model, scan_data
-from pipeline.models import Network, prepare, set_precision, weights_digest
+from pipeline.experiment import Scanned, count_classes, open_model, scan_data
+from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.samples import Samples
 from pipeline.store import PLAN_FILE, Plan, read_plan
 from pipeline.targets import TargetSpec, nodes_with, target_fields
+
+SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     set_threads(threads)
     use_deterministic_kernels()
     data = scan_data(recipe, cache.data, quiet=quiet)
+    # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
+    torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
-    class_count = _count_classes(network, data.samples, device)
+    class_count = count_classes(network, data.samples, device, whose="teacher")
     spec = _spec(recipe, class_count)
     _check_classes(recipe, data, class_count)
     settings = {
@@ -91,16 +95,11 @@ def _library_of(network: Network) -> tuple[str, ...]:
 
 def _planned_threads(folder: Path) -> int | None:
     """A recipe that names no number of threads goes on with the number a cache was begun with."""
-    if not (folder / PLAN_FILE).is_file():
+    # Unlike Path.is_file, this is no error where a name is too long to be looked for.
+    if not os.path.isfile(folder / PLAN_FILE):
         return None
     planned: int = read_plan(folder).settings["teacher"]["threads"]
     return planned
-
-
-@torch.inference_mode()
-def _count_classes(network: Network, samples: Samples, device: torch.device) -> int:
-    with guard_memory(1, "teacher"):
-        return int(network(prepare(samples.read([0]).inputs, device)).logits.shape[1])
 
 
 def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
@@ -124,7 +123,8 @@ def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
     highest = max(data.scan.label_counts, default=-1)
     problem = None
     if names is not None and len(names) != class_count:
-        problem = f"has {len(names)} classes ({', '.join(names[:5])}, ...)"
+        more = ", ..." if len(names) > SHOWN_NAMES else ""
+        problem = f"has {len(names)} classes ({', '.join(names[:SHOWN_NAMES])}{more})"
     elif highest >= class_count:
         problem = f"has labels up to {highest}"
     if problem:
@@ -146,7 +146,6 @@ def _about(recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec) ->
         "class_names": list(names) if names else None,
         "skipped": [{"id": skip.id, "reason": skip.reason} for skip in data.scan.skipped],
         "recipe": {
-            "name": recipe.name,
             "data": {recipe.cache.data: full["data"][recipe.cache.data]},
             **{table: full[table] for table in ("teacher", "targets", "cache")},
         },

@@ -40,10 +40,10 @@ def soft_targets(
     """
     _check(student_logits, targets, tail)
     soft = soften(targets, temperature)
-    student = at_least_float32(student_logits) / temperature
+    student = (at_least_float32(student_logits) / temperature).log_softmax(1)  # (P, C)
     kept = student if targets.classes is None else student.gather(1, targets.classes)  # (P, K)
     if soft.log_tail is None or targets.classes is None:
-        loss = _divergence(soft.log_probs, kept.log_softmax(1))
+        loss = _divergence(soft.log_probs, kept)
     else:
         left_out = _LeftOut(soft.log_tail, student, targets.classes)
         loss = TAILS[tail](soft.log_probs, kept, left_out)
@@ -52,7 +52,10 @@ def soft_targets(
 
 @dataclass(frozen=True)
 class _LeftOut:
-    """What a tail is made of. Shapes: log_mass (P,), student (P, C), classes (P, K)."""
+    """What a tail is made of; the student's are log-probs over all classes.
+
+    Shapes: log_mass (P,), student (P, C), classes (P, K).
+    """
 
     log_mass: Tensor
     student: Tensor
@@ -61,18 +64,16 @@ class _LeftOut:
 
 def _bucket(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
     # 1 minus the kept mass would lose a small tail to rounding, in value and in gradient.
-    tail = left_out.student.scatter(1, left_out.classes, -math.inf).logsumexp(1)  # (P,)
-    total = torch.logaddexp(kept.logsumexp(1), tail)
-    of_tail = left_out.log_mass.exp() * (left_out.log_mass - (tail - total))
-    return _divergence(log_probs, kept - total[:, None]) + of_tail
+    tail = left_out.student.scatter(1, left_out.classes, -math.inf).logsumexp(1, keepdim=True)
+    teacher = torch.cat([log_probs, left_out.log_mass[:, None]], 1)  # (P, K + 1)
+    return _divergence(teacher, torch.cat([kept, tail], 1))
 
 
 def _uniform(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
     count = left_out.student.shape[1] - kept.shape[1]
-    total = left_out.student.logsumexp(1)
-    tail_mean = (left_out.student.sum(1) - kept.sum(1)) / count - total
+    tail_mean = (left_out.student.sum(1) - kept.sum(1)) / count
     of_tail = left_out.log_mass.exp() * (left_out.log_mass - math.log(count) - tail_mean)
-    return _divergence(log_probs, kept - total[:, None]) + of_tail
+    return _divergence(log_probs, kept) + of_tail
 
 
 def _renormalise(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
@@ -80,7 +81,7 @@ def _renormalise(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
 
 
 def _none(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
-    return _divergence(log_probs, kept - left_out.student.logsumexp(1, keepdim=True))
+    return _divergence(log_probs, kept)
 
 
 TAILS: dict[str, Callable[[Tensor, Tensor, _LeftOut], Tensor]] = {

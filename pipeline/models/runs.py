@@ -4,6 +4,7 @@
 holds its weights. This module reads and writes that file; it does not build networks.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pipeline.errors import ModelError
 
 REFERENCE_FILE = "model.json"
 WEIGHTS_FILE = "best.safetensors"
+REQUIRED = ("kind", "base", "weights", "weights_sha256")
 
 
 def save_reference(run_folder: Path, reference: Mapping[str, object], base: Path) -> None:
@@ -24,6 +26,7 @@ def save_reference(run_folder: Path, reference: Mapping[str, object], base: Path
         **reference,
         "base": Path(os.path.relpath(base.resolve(), run_folder.resolve())).as_posix(),
         "weights": WEIGHTS_FILE,
+        "weights_sha256": _sha256(run_folder / WEIGHTS_FILE),
     }
     partial = run_folder / f".{REFERENCE_FILE}.partial"
     partial.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -33,7 +36,7 @@ def save_reference(run_folder: Path, reference: Mapping[str, object], base: Path
 def read_reference(run_folder: Path, where: str) -> dict[str, object]:
     """Read how a finished run's network was built, its `base` and `weights` as paths.
 
-    Raises: ModelError if this is no folder, or no finished run.
+    Raises: ModelError if this is no folder, no finished run, or its weights were changed since.
     """
     path = run_folder / REFERENCE_FILE
     if not run_folder.is_dir():
@@ -46,11 +49,19 @@ def read_reference(run_folder: Path, where: str) -> dict[str, object]:
             "Continue it with 'pipeline train-student' until it ends."
         )
     document = _parse(path, where)
-    return {
-        **document,
-        "base": run_folder / str(document["base"]),
-        "weights": run_folder / str(document["weights"]),
-    }
+    weights = run_folder / str(document["weights"])
+    sha256 = document.pop("weights_sha256")
+    if weights.is_file() and _sha256(weights) != sha256:
+        raise ModelError(
+            f"{where}: {weights} is not what its run ended with: its SHA-256 differs. "
+            "Restore the file, or train that run again."
+        )
+    return {**document, "base": run_folder / str(document["base"]), "weights": weights}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parse(path: Path, where: str) -> dict[str, object]:
@@ -58,7 +69,7 @@ def _parse(path: Path, where: str) -> dict[str, object]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{where}: {path} is not JSON ({error}). Train that run again.") from error
-    absent = [key for key in ("kind", "base", "weights") if key not in document]
+    absent = [key for key in REQUIRED if key not in document]
     if absent:
         raise ModelError(f"{where}: {path} lacks {', '.join(absent)}. Train that run again.")
     return dict(document)

@@ -76,7 +76,8 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        # Editors of Windows begin a file with a byte order mark, which TOML has no place for.
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         text = "there is no such file; `pipeline init images` writes a starter"
     except IsADirectoryError:

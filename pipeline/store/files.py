@@ -24,7 +24,11 @@ from pipeline.errors import CacheError, CorruptPart
 # the 18 small files and folders of a part.
 _SYNC_THREADS = 16
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+_REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    # A path below a file, below /proc, too long, or a loop of links.
+    *(errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 
 class FileEntry(TypedDict):

@@ -33,7 +33,8 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN_FILE
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise CacheError(f"{folder}: {what}. Name the folder of a cache.")
+        make = "" if folder.exists() else ", or make it with `pipeline cache-teacher RECIPE`"
+        raise CacheError(f"{folder}: {what}. Name the folder of a cache{make}.")
     if not path.is_file():
         raise CacheError(f"{folder}: is not a cache: it has no {PLAN_FILE}. Name another folder.")
     return parse_plan(read_file(path).tobytes(), where=str(path))

@@ -63,6 +63,7 @@ def timed(child: Child) -> tuple[Answer, float]:
 def test_killed_twenty_times_and_continued_ends_in_the_same_bytes(
     lab: Lab, nursery: Nursery, variant: str
 ) -> None:
+    lab.edit("rows_per_part = 8", "rows_per_part = 12")
     expected, options = undisturbed(lab, variant), settings(variant)
     (lab.folder / "slow").write_text(str(SLOW_S))
     answer, whole_s = timed(start(lab, nursery, *options))
@@ -106,6 +107,18 @@ def test_two_started_at_once_both_finish_and_the_bytes_are_the_same(
     answers = [child.wait() for child in children]
     assert [answer.status for answer in answers] == [0, 0], answers
     assert digest_files(lab.cache) == expected
+
+
+def test_of_two_different_recipes_at_once_one_refuses(lab: Lab, nursery: Nursery) -> None:
+    (lab.folder / "slow").write_text("0.02")
+    children = [start(lab, nursery), start(lab, nursery, "--set", "targets.selection.k=3")]
+    answers = [child.wait() for child in children]
+    assert sorted(answer.status for answer in answers) == [0, 2], answers
+    (refused,) = (answer for answer in answers if answer.status)
+    assert "this cache was made from another setup, so it cannot be continued" in refused.stderr
+    (lab.folder / "slow").unlink()
+    k = 2 if answers[0].status == 0 else 3
+    assert lab.cache_teacher("--set", f"targets.selection.k={k}").status == 0
 
 
 def test_one_of_two_killed_leaves_its_part_to_the_other(lab: Lab, nursery: Nursery) -> None:

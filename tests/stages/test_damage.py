@@ -101,6 +101,11 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def swap(path: Path) -> None:
     """Swap the file with that of the next part."""
     number = int(re.findall(r"\d{5}", str(path))[0])
@@ -116,7 +121,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "lengthened": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "missing": Path.unlink,
     "swapped": swap,
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a folder": replace_by_folder,
 }
 PLACES = {
     "samples": "samples/00002.parquet",

@@ -55,7 +55,7 @@ def test_a_full_disk_stops_cache_teacher_and_keeps_what_is_done(
     assert (cache / "manifest.json").read_bytes() == manifest
 
 
-@pytest.mark.parametrize("ballast_bytes", range(110_000, 160_000, 6_000))
+@pytest.mark.parametrize("ballast_bytes", range(110_000, 160_000, 12_000))
 def test_a_full_disk_stops_train_student_wherever_it_is(
     cached_lab: Lab, small_disk: Path, ballast_bytes: int
 ) -> None:
@@ -369,6 +369,32 @@ def test_a_run_that_has_not_ended_is_no_teacher(cached_lab: Lab) -> None:
         text=f"teacher.model.path: {there} is not a finished run (no model.json). Continue it with "
         "'pipeline train-student' until it ends.",
     )
+
+
+def test_a_model_that_fails_on_the_data_names_the_shape(cached_lab: Lab) -> None:
+    table = draw_samples(20, seed=1, prefix="v")
+    table["image"] = table["image"][:, :, :3, :3]
+    write_samples(cached_lab.folder / "small.parquet", table)
+    why = (
+        "which is 1 x 3 x 3 uint8: RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x9 "
+        "and 16x5). Give it data of the shape it takes, or mend the model.\n"
+    )
+    small = {
+        name: sets(f"data.{name}.path=small.parquet", f"data.{name}.shape=[1,3,3]")
+        for name in ("train", "validation")
+    }
+    teacher = cached_lab.cache_teacher("--quiet", *small["train"], *sets("cache.path=small"))
+    assert teacher.status == MENDABLE
+    assert teacher.stderr == f"error: teacher.model: failed on a sample of data.train, {why}"
+    student = cached_lab.train_student("--quiet", *small["validation"])
+    assert student.status == MENDABLE
+    assert student.stderr == f"error: student.model: failed on a sample of data.validation, {why}"
+    assert not (cached_lab.run / "recipe.json").exists()
+
+
+def test_a_recipe_saved_with_a_byte_order_mark_is_read(lab: Lab) -> None:
+    lab.recipe.write_text(lab.recipe.read_text(), encoding="utf-8-sig")
+    assert lab.cache_teacher("--dry-run").status == 0
 
 
 def test_an_incomplete_cache_says_what_is_missing_and_how_to_go_on(cached_lab: Lab) -> None:

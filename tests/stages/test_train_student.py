@@ -10,17 +10,17 @@ import pytest
 from laboratory import Lab, run_cli
 from nursery import Nursery, wait_until
 
-KILLS = 5
+KILLS = 4
 # Everything that a checkpoint has to remember: dropout, two batches a step, a rate that changes.
 HARD_TO_RESUME = """\
-epochs = 25
+epochs = 18
 accumulate = 2
 warmup_steps = 3
 schedule = "cosine"
 clip_norm = 1.0
 checkpoint_every = 3
 """
-STEPS = 25 * 4
+STEPS = 18 * 4
 
 
 def steps_of(lab: Lab, run: str = "run") -> list[dict[str, float]]:
@@ -205,7 +205,7 @@ def test_an_ended_run_is_told_again_and_left_alone(cached_lab: Lab) -> None:
 
 
 def test_two_at_once_on_one_run_do_not_mix(cached_lab: Lab, nursery: Nursery) -> None:
-    cached_lab.edit("epochs = 2\n", "epochs = 60\n")
+    cached_lab.edit("epochs = 2\n", "epochs = 20\n")
     first = nursery.start("train-student", str(cached_lab.recipe))
     wait_for_checkpoint(cached_lab)
     second = cached_lab.train_student("--quiet")
