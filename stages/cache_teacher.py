@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.caching import Work, make_parts, plan_cache
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables
-from pipeline.store import check_plan, finish, missing_parts, write_plan
+from pipeline.store import check_folder, check_plan, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -28,6 +28,8 @@ def run(
     """
     started = time.perf_counter()
     require_tables(recipe, "cache-teacher", "teacher", "targets", "cache")
+    assert recipe.cache
+    check_folder(recipe.locate(recipe.cache.path))
     work = plan_cache(recipe, quiet=quiet)
     if dry_run:
         check_plan(work.folder, work.plan)
@@ -35,9 +37,8 @@ def run(
     write_plan(work.folder, work.plan)
     missing = missing_parts(work.folder, work.plan)
     startup_s = time.perf_counter() - started
-    _make(work, missing if order is None else order, missing, quiet)
+    made = _make(work, missing if order is None else order, missing, quiet)
     manifest = finish(work.folder, work.plan)
-    made = _rows_of(work, missing)
     elapsed_s = time.perf_counter() - started - startup_s
     return {
         **_planned(work),
@@ -80,13 +81,14 @@ def _accuracy(summary: dict[str, Any]) -> str:
     return f"; the teacher is right on {share:.1%} of {summary['labelled']} labels"
 
 
-def _make(work: Work, order: Sequence[int], missing: Sequence[int], quiet: bool) -> None:
+def _make(work: Work, order: Sequence[int], missing: Sequence[int], quiet: bool) -> int:
+    """Make what is missing; returns the rows made here, for others may make some meanwhile."""
     done = work.plan.rows - _rows_of(work, missing)
     if done:
         say(f"{work.folder}: {done} of {work.plan.rows} rows are there already", quiet)
     if not missing:
-        return
-    said: set[str] = set()
+        return 0
+    made, said = 0, set[str]()
 
     def wait(text: str) -> None:
         if text not in said:
@@ -94,7 +96,14 @@ def _make(work: Work, order: Sequence[int], missing: Sequence[int], quiet: bool)
         said.add(text)
 
     with progress("cache-teacher", total=work.plan.rows, done=done, quiet=quiet) as advance:
-        make_parts(work, order, advance, wait)
+
+        def count(rows: int) -> None:
+            nonlocal made
+            made += rows
+            advance(rows)
+
+        make_parts(work, order, count, wait)
+    return made
 
 
 def _rows_of(work: Work, parts: Sequence[int]) -> int:

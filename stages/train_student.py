@@ -1,21 +1,17 @@
 """`pipeline train-student`: train a network from a cache, on hard labels, or on both."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from pipeline.compute import make_accelerator, pick_device, set_threads
-from pipeline.errors import RecipeError, TargetError
-from pipeline.experiment import Joined, count_classes, join_data, open_model
-from pipeline.models import Network, load_weights, read_weights, save_reference, weights_digest
+from pipeline.compute import guard_memory, make_accelerator
+from pipeline.errors import RecipeError
+from pipeline.experiment import Setup, open_student
+from pipeline.models import load_weights, read_weights, save_reference
 from pipeline.progress import progress, say
-from pipeline.recipe import Recipe, comparable, require_tables, resolved
-from pipeline.recipe.schema import Evaluation
-from pipeline.stream import Stream
+from pipeline.recipe import Recipe, require_tables, resolved
 from pipeline.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_best, save_checkpoint
 from pipeline.training.evaluation import better_by, evaluate
 from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train, weigh
@@ -32,19 +28,6 @@ from pipeline.training.run_folder import (
 )
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a run is trained with."""
-
-    recipe: Recipe
-    folder: Path
-    network: Network
-    stream: Stream
-    device: torch.device
-    evaluations: dict[str, Stream]
-    identity: dict[str, Any]
-
-
 def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Train the student that a recipe describes, or go on with it.
 
@@ -55,14 +38,15 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     assert recipe.run
     folder = recipe.locate(recipe.run.path)
     if dry_run:
-        setup = _open(recipe, folder, quiet)
+        setup = open_student(recipe, folder, quiet=quiet)
         return {"run": str(folder), "steps": _schedule(setup).steps, "trained": False}
     with hold_run(folder):
-        setup = _open(recipe, folder, quiet)
+        setup = open_student(recipe, folder, quiet=quiet)
+        schedule = _schedule(setup)
         begin_run(folder, setup.identity, resolved(recipe))
         result = read_result(folder)
         if result is None:
-            result = _train(setup, quiet)
+            result = _train(setup, schedule, quiet)
         else:
             say(f"{folder}: this run has ended; delete the folder to train it again", quiet)
     return {"run": str(folder), "trained": True, **result}
@@ -83,95 +67,17 @@ def tell(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _open(recipe: Recipe, folder: Path, quiet: bool) -> Setup:
-    training = recipe.training
-    assert training
-    assert recipe.student
-    if training.threads:
-        set_threads(training.threads)
-    device = pick_device(training.device)
-    data = _training_data(recipe, quiet)
-    asked = {"validation": recipe.validation, "test": recipe.test}
-    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
-    _check_best_by(recipe, held_out)
-    torch.manual_seed(training.seed)
-    network = open_model(recipe, recipe.student.model, where="student.model").to(device)
-    tables = ("student", "losses", "training", "validation", "test")
-    settings = comparable(recipe)
-    identity = {
-        **{table: settings[table] for table in tables},
-        **data.identity,
-        "held_out": {name: joined.identity for name, joined in held_out.items()},
-        "initial_weights": weights_digest(network),
-    }
-    network.eval()
-    for name, joined in {"training": data, **held_out}.items():
-        class_count = count_classes(network, joined.stream.samples, device, whose="student")
-        _check_classes(f"{name}.data", joined, class_count)
-    evaluations = {name: joined.stream for name, joined in held_out.items()}
-    return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
-
-
-def _training_data(recipe: Recipe, quiet: bool) -> Joined:
-    """The training data, with targets where a loss needs them."""
-    training = recipe.training
-    assert training
-    needs = {loss.kind for loss in recipe.losses}
-    place = recipe.cache.path if recipe.cache and "soft_targets" in needs else None
-    joined = join_data(
-        recipe,
-        training.data,
-        place,
-        quiet=quiet,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        window_parts=training.window_parts,
-    )
-    if "hard_labels" in needs and joined.highest_label < 0:
-        line = (
-            f"losses: hard_labels needs labels, but data.{training.data} has none; name the label "
-            "column, or take the loss out"
-        )
-        raise RecipeError(recipe.file, [line])
-    return joined
-
-
-def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
-    options = {"batch_size": table.batch_size, "seed": None}
-    return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
-
-
-def _check_best_by(recipe: Recipe, held_out: Mapping[str, Joined]) -> None:
-    table = recipe.validation
-    if table and table.best_by != "teacher_kl" and held_out["validation"].highest_label < 0:
-        line = (
-            f"validation.best_by: '{table.best_by}' needs labels, but data.{table.data} has none; "
-            "name the label column, or compare with a teacher: best_by = 'teacher_kl' and "
-            "validation.cache, a cache of that data"
-        )
-        raise RecipeError(recipe.file, [line])
-
-
-def _check_classes(where: str, joined: Joined, class_count: int) -> None:
-    """Refuse a student that does not fit its data, before anything is written."""
-    stream, highest = joined.stream, joined.highest_label
-    problem = None
-    if stream.spec and stream.cache and stream.spec.class_count != class_count:
-        problem = f"{stream.cache.path} holds targets over {stream.spec.class_count} classes"
-    elif highest >= class_count:
-        problem = f"{stream.samples.name} has labels up to {highest}"
-    if problem:
-        raise TargetError(
-            f"student.model: answers with {class_count} classes, but {problem} ({where}). "
-            "Give the student the classes of its data and of its teacher."
-        )
-
-
 def _schedule(setup: Setup) -> Schedule:
     training = setup.recipe.training
     assert training
     an_epoch = -(-len(setup.stream) // training.accumulate)
     steps = training.steps or an_epoch * (training.epochs or 1)
+    if training.warmup_steps >= steps:
+        line = (
+            f"training.warmup_steps: must be below the {steps} steps of this run; "
+            f"got {training.warmup_steps}"
+        )
+        raise RecipeError(setup.recipe.file, [line])
     evaluate_every = training.evaluate_every or an_epoch
     return Schedule(
         steps=steps,
@@ -187,8 +93,8 @@ def _schedule(setup: Setup) -> Schedule:
     )
 
 
-def _train(setup: Setup, quiet: bool) -> dict[str, Any]:
-    training, schedule, started = setup.recipe.training, _schedule(setup), time.perf_counter()
+def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
+    training, started = setup.recipe.training, time.perf_counter()
     assert training
     assert setup.recipe.student
     accelerator = make_accelerator(training.precision, device=setup.device)
@@ -202,9 +108,12 @@ def _train(setup: Setup, quiet: bool) -> dict[str, Any]:
     network, optimizer = accelerator.prepare(setup.network, optimizer)
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
     start = _resume(setup, optimizer)
-    with progress(
-        "train-student", total=schedule.steps, unit="steps", done=start.step, quiet=quiet
-    ) as advance:
+    with (
+        guard_memory(training.batch_size, "training"),
+        progress(
+            "train-student", total=schedule.steps, unit="steps", done=start.step, quiet=quiet
+        ) as advance,
+    ):
         end = train(
             Learner(accelerator, network, optimizer, losses),
             setup.stream,

@@ -26,7 +26,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"targets"},
     "stream": {"samples", "store", "targets"},
     "training": {"compute", "losses", "metrics", "models", "stream", "targets"},
-    "experiment": {"compute", "models", "progress", "recipe", "samples", "store", "stream"},
+    "experiment": {
+        "compute",
+        "models",
+        "progress",
+        "recipe",
+        "samples",
+        "store",
+        "stream",
+        "targets",
+    },
     "caching": {
         *("compute", "experiment", "models", "recipe", "samples", "store", "stream", "targets"),
     },

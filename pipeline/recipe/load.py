@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
@@ -123,22 +123,31 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         if table in written and isinstance(name, str) and name not in datasets:
             hint = near_miss(name, sorted(datasets)) or "; the recipe has no [data.NAME] table"
             yield f"{table}.data: there is no dataset '{name}'{hint}"
+    for name, table in datasets.items():
+        names = table.get("class_names") if isinstance(table, Mapping) else None
+        if _is_list(names) and len(set(map(str, names))) < len(names):
+            yield f"data.{name}.class_names: a name occurs twice; every class needs its own"
     training = _table(written, "training")
     if "training" in written and ("epochs" in training) == ("steps" in training):
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
-    if _has_soft_targets(written) and "cache" not in written:
-        yield "losses: soft_targets needs the table [cache], which says where the targets lie"
+    yield from _loss_problems(written)
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
 
 
-def _has_soft_targets(written: Mapping[str, Any]) -> bool:
-    losses = written.get("losses")
-    return isinstance(losses, list) and any(
-        isinstance(loss, Mapping) and loss.get("kind") == "soft_targets" for loss in losses
-    )
+def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    listed = written.get("losses")
+    losses = [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
+    if losses and all(loss.get("weight") == 0 for loss in losses):
+        yield "losses: every weight is 0, so there is nothing to learn; give one above 0"
+    if "cache" not in written and any(loss.get("kind") == "soft_targets" for loss in losses):
+        yield "losses: soft_targets needs the table [cache], which says where the targets lie"
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:

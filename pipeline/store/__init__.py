@@ -7,7 +7,14 @@ positions or rows, not what they mean, and needs zarr and pyarrow only when arra
 """
 
 from pipeline.store.cache import Cache, open_cache
-from pipeline.store.commit import check_plan, claim_part, commit_part, finish, write_plan
+from pipeline.store.commit import (
+    check_folder,
+    check_plan,
+    claim_part,
+    commit_part,
+    finish,
+    write_plan,
+)
 from pipeline.store.faults import Fault, check_part, find_faults
 from pipeline.store.fields import UNLABELLED, Field, SampleTable
 from pipeline.store.plan import Plan
@@ -22,6 +29,7 @@ __all__ = [
     "Plan",
     "SampleTable",
     "check_complete",
+    "check_folder",
     "check_part",
     "check_plan",
     "claim_part",

@@ -53,7 +53,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
         things, is a file or cannot be written.
     """
     with disk_errors(folder):
-        _check_folder(folder)
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / PLAN_FILE).exists():
             _write_if_absent(folder, plan)
@@ -63,13 +63,30 @@ def write_plan(folder: Path, plan: Plan) -> None:
         sync_folder(folder)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a path that can never become a cache, before any work for it is done.
+
+    Raises: CacheError if it is a file, holds other things, or may not be looked into.
+    """
+    with disk_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise CacheError(f"{folder}: is a file, not a folder. Name another path for the cache.")
+        # The plan is the first thing a writer puts there: looking for it second cannot be fooled.
+        foreign = sorted(set(os.listdir(folder)) - {SCRATCH}) if folder.is_dir() else []
+        if foreign and not (folder / PLAN_FILE).exists():
+            raise CacheError(
+                f"{folder}: holds {first_of(foreign)} and is not a cache. "
+                "Name a new folder or an empty one."
+            )
+
+
 def check_plan(folder: Path, plan: Plan) -> None:
     """Check, without writing, that `write_plan` would accept the folder.
 
     Raises: FingerprintMismatch or CacheError as `write_plan` does.
     """
     with disk_errors(folder):
-        _check_folder(folder)
+        check_folder(folder)
         if (folder / PLAN_FILE).exists():
             check_same_plan(read_plan(folder), plan, where=str(folder))
 
@@ -155,18 +172,6 @@ def _write_if_absent(folder: Path, plan: Plan) -> None:
         if not (folder / PLAN_FILE).exists():
             write_synced(scratch / PLAN_FILE, plan_bytes(plan))
             replace_synced(scratch / PLAN_FILE, folder / PLAN_FILE)
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{folder}: is a file, not a folder. Name another path for the cache.")
-    # The plan is the first thing a writer puts there, so looking for it second cannot be fooled.
-    foreign = sorted(set(os.listdir(folder)) - {SCRATCH}) if folder.is_dir() else []
-    if foreign and not (folder / PLAN_FILE).exists():
-        raise CacheError(
-            f"{folder}: holds {first_of(foreign)} and is not a cache. "
-            "Name a new folder or an empty one."
-        )
 
 
 def _check_content(

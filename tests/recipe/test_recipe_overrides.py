@@ -50,6 +50,7 @@ def value_at(recipe: Recipe, key: str) -> Any:
         ("data.train.subset.count=2", "data.train.subset.count", 2),
         ("run.path=runs/x", "run.path", "runs/x"),
         ("losses=[]", "losses", []),
+        ("name=2024-01-01", "name", "2024-01-01"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -188,6 +188,32 @@ def test_soft_targets_need_a_cache(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "good.toml").losses[0].kind == "soft_targets"
 
 
+def test_losses_that_all_weigh_nothing_are_refused(tmp_path: Path) -> None:
+    loss = '[[losses]]\nkind = "hard_labels"\nweight = 0.0\n'
+    assert refuse(tmp_path, f'name = "idle"\n{loss}{loss}') == [
+        "losses: every weight is 0, so there is nothing to learn; give one above 0"
+    ]
+
+
+def test_a_class_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    text = """name = "twins"
+[data.train]
+kind = "images"
+path = "photos"
+class_names = ["cat", "dog", "cat"]
+"""
+    assert refuse(tmp_path, text) == [
+        "data.train.class_names: a name occurs twice; every class needs its own"
+    ]
+
+
+@pytest.mark.parametrize("line", ["size = [0, 5]", "subset = { count = 2, seed = -1 }"])
+def test_numbers_out_of_range_are_refused(line: str, tmp_path: Path) -> None:
+    text = f'name = "low"\n[data.train]\nkind = "images"\npath = "photos"\n{line}\n'
+    [problem] = refuse(tmp_path, text)
+    assert "must be at least" in problem
+
+
 def test_the_best_by_divergence_needs_a_cache_of_that_data(tmp_path: Path) -> None:
     text = GOOD + '[validation]\ndata = "train"\nbest_by = "teacher_kl"\n'
     assert refuse(tmp_path, text) == [

@@ -397,6 +397,30 @@ def test_a_recipe_saved_with_a_byte_order_mark_is_read(lab: Lab) -> None:
     assert lab.cache_teacher("--dry-run").status == 0
 
 
+def test_a_temperature_below_one_is_refused_where_a_tail_was_left_out(cached_lab: Lab) -> None:
+    assert_says(
+        cached_lab.train_student("--quiet", *sets("losses.0.temperature=0.5")),
+        text="recipe.toml: 1 problem\n  losses.0.temperature: targets: temperature 0.5 cannot be "
+        "served; these targets allow 1 or above, as classes were left out. Choose another "
+        "temperature, or cache all classes.",
+    )
+    assert not cached_lab.run.exists() or not (cached_lab.run / "recipe.json").exists()
+
+
+def test_a_warm_up_that_never_ends_is_refused(cached_lab: Lab) -> None:
+    assert_says(
+        cached_lab.train_student("--quiet", *sets("training.warmup_steps=16")),
+        text="recipe.toml: 1 problem\n  training.warmup_steps: must be below the 16 steps of this "
+        "run; got 16",
+    )
+
+
+def test_a_place_that_cannot_be_a_cache_is_refused_before_the_data_is_read(lab: Lab) -> None:
+    answer = lab.cache_teacher(*sets("cache.path=recipe.toml"))
+    assert answer.status == 2
+    assert "reading data.train" not in answer.stderr
+
+
 def test_an_incomplete_cache_says_what_is_missing_and_how_to_go_on(cached_lab: Lab) -> None:
     (cached_lab.cache / "manifest.json").unlink()
     go_on = "Run `pipeline cache-teacher RECIPE` to go on."

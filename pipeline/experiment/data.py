@@ -1,7 +1,6 @@
-"""From the tables of a recipe to the things they name: datasets, networks, losses.
+"""From the [data] tables of a recipe to datasets, whole or joined to a cache.
 
-The one place where a recipe meets the rooms, so that every stage opens the same things the same
-way. It starts no work.
+It reads every sample once, so that what is wrong shows before the long work. It knows no network.
 """
 
 import hashlib
@@ -9,14 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from pipeline.compute import guard_memory
-from pipeline.errors import ModelError, PipelineError
-from pipeline.models import Network, load_network, prepare
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Model
 from pipeline.samples import (
     Locator,
     Samples,
@@ -115,34 +108,3 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
         highest, hint = max(highest, int(labels.max())), int(indices[-1]) + 1
         digest.update(labels.astype("<i8").tobytes())
     return highest, digest.hexdigest()
-
-
-def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
-    """Load the network that a recipe's `model` names; `where` is its dotted key.
-
-    Raises: ModelError if it cannot be loaded.
-    """
-    arguments = model.model_dump(exclude_none=True)
-    return load_network(base=recipe.base, where=where, **arguments)
-
-
-@torch.no_grad()
-def count_classes(network: Network, samples: Samples, device: torch.device, *, whose: str) -> int:
-    """Ask a network on its device about one sample; `whose` is "teacher" or "student".
-
-    Raises: ModelError if it fails, or its answer is not logits.
-    """
-    inputs = samples.read([0]).inputs
-    try:
-        with guard_memory(1, whose):
-            return int(network(prepare(inputs, device)).logits.shape[1])
-    except PipelineError:
-        raise
-    # The user's own network may raise anything at all; most often, data of another shape.
-    except Exception as error:
-        shape = " x ".join(map(str, inputs.shape[1:]))
-        raise ModelError(
-            f"{whose}.model: failed on a sample of {samples.name}, which is {shape} "
-            f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
-            "takes, or mend the model."
-        ) from error

@@ -1,0 +1,21 @@
+"""Where does a recipe meet the rooms? Its tables become datasets, networks, a student to train.
+
+Stages open the same things the same way by asking here. This room starts no work and writes
+nothing.
+"""
+
+from pipeline.experiment.data import Joined, Scanned, join_data, open_data, scan_data
+from pipeline.experiment.networks import count_classes, open_model
+from pipeline.experiment.student import Setup, open_student
+
+__all__ = [
+    "Joined",
+    "Scanned",
+    "Setup",
+    "count_classes",
+    "join_data",
+    "open_data",
+    "open_model",
+    "open_student",
+    "scan_data",
+]

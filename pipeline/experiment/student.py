@@ -1,0 +1,136 @@
+"""Everything that training a student needs, opened and found to fit together.
+
+What is wrong with data, labels, classes, temperatures or models is said here, before a run's folder
+is begun.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.compute import pick_device, set_threads
+from pipeline.errors import RecipeError, TargetError
+from pipeline.experiment.data import Joined, join_data
+from pipeline.experiment.networks import count_classes, open_model
+from pipeline.models import Network, weights_digest
+from pipeline.recipe import Recipe, comparable
+from pipeline.recipe.schema import Evaluation
+from pipeline.stream import Stream
+from pipeline.targets import check_temperature
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is trained with; `identity` is what two runs differ by."""
+
+    recipe: Recipe
+    folder: Path
+    network: Network
+    stream: Stream
+    device: torch.device
+    evaluations: dict[str, Stream]
+    identity: dict[str, Any]
+
+
+def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
+    """Open everything that training needs, and refuse what does not fit together.
+
+    Raises: PipelineError for everything a user can mend; nothing has been written by then.
+    """
+    training = recipe.training
+    assert training
+    assert recipe.student
+    if training.threads:
+        set_threads(training.threads)
+    device = pick_device(training.device)
+    data = _training_data(recipe, quiet)
+    asked = {"validation": recipe.validation, "test": recipe.test}
+    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    _check_best_by(recipe, held_out)
+    torch.manual_seed(training.seed)
+    network = open_model(recipe, recipe.student.model, where="student.model").to(device)
+    tables = ("student", "losses", "training", "validation", "test")
+    settings = comparable(recipe)
+    identity = {
+        **{table: settings[table] for table in tables},
+        **data.identity,
+        "held_out": {name: joined.identity for name, joined in held_out.items()},
+        "initial_weights": weights_digest(network),
+    }
+    network.eval()
+    for name, joined in {"training": data, **held_out}.items():
+        class_count = count_classes(network, joined.stream.samples, device, whose="student")
+        _check_classes(f"{name}.data", joined, class_count)
+    evaluations = {name: joined.stream for name, joined in held_out.items()}
+    return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
+
+
+def _training_data(recipe: Recipe, quiet: bool) -> Joined:
+    """The training data, with targets where a loss needs them."""
+    training = recipe.training
+    assert training
+    needs = {loss.kind for loss in recipe.losses}
+    place = recipe.cache.path if recipe.cache and "soft_targets" in needs else None
+    joined = join_data(
+        recipe,
+        training.data,
+        place,
+        quiet=quiet,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        window_parts=training.window_parts,
+    )
+    _check_temperatures(recipe, joined.stream)
+    if "hard_labels" in needs and joined.highest_label < 0:
+        line = (
+            f"losses: hard_labels needs labels, but data.{training.data} has none; name the label "
+            "column, or take the loss out"
+        )
+        raise RecipeError(recipe.file, [line])
+    return joined
+
+
+def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
+    problems = []
+    for number, loss in enumerate(recipe.losses):
+        if loss.kind == "soft_targets" and stream.spec:
+            try:
+                check_temperature(loss.temperature, has_tail=stream.spec.has_tail)
+            except TargetError as error:
+                problems.append(f"losses.{number}.temperature: {error}")
+    if problems:
+        raise RecipeError(recipe.file, problems)
+
+
+def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
+    options = {"batch_size": table.batch_size, "seed": None}
+    return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
+
+
+def _check_best_by(recipe: Recipe, held_out: Mapping[str, Joined]) -> None:
+    table = recipe.validation
+    if table and table.best_by != "teacher_kl" and held_out["validation"].highest_label < 0:
+        line = (
+            f"validation.best_by: '{table.best_by}' needs labels, but data.{table.data} has none; "
+            "name the label column, or compare with a teacher: best_by = 'teacher_kl' and "
+            "validation.cache, a cache of that data"
+        )
+        raise RecipeError(recipe.file, [line])
+
+
+def _check_classes(where: str, joined: Joined, class_count: int) -> None:
+    """Refuse a student that does not fit its data, before anything is written."""
+    stream, highest = joined.stream, joined.highest_label
+    problem = None
+    if stream.spec and stream.cache and stream.spec.class_count != class_count:
+        problem = f"{stream.cache.path} holds targets over {stream.spec.class_count} classes"
+    elif highest >= class_count:
+        problem = f"{stream.samples.name} has labels up to {highest}"
+    if problem:
+        raise TargetError(
+            f"student.model: answers with {class_count} classes, but {problem} ({where}). "
+            "Give the student the classes of its data and of its teacher."
+        )
