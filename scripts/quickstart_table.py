@@ -1,4 +1,4 @@
-"""Print what the quickstart found as one short table: scripts/quickstart_table.py runs/quickstart"""
+"""Print what the quickstart found as one table: scripts/quickstart_table.py runs/quickstart"""
 
 import json
 import sys

@@ -23,7 +23,7 @@ from pipeline.store import finish, missing_parts, write_plan
 
 COMMAND = "scripts/bench cache-teacher"
 BAR = 1.05
-ROWS, QUICK_ROWS = 24_576, 600
+ROWS, QUICK_ROWS = 24_576, 300
 ALL = "targets.selection={kind='all'}"
 VARIANTS = {
     "zarr, top-4 of 10": [],
@@ -50,7 +50,7 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
     pairs = interleave(
         lambda: _make(replace(work, folder=next(folders))),
         lambda: _forward(work, batches),
-        options.rounds,
+        options,
     )
     batch_ms = 1000 * median(forward_s for _, forward_s in pairs) / len(batches)
     return Figure(

@@ -43,12 +43,6 @@ class Figure:
     def median(self) -> float:
         return median(self.values)
 
-    @property
-    def shown(self) -> str:
-        """Write the median and, in brackets, the range."""
-        low, high = min(self.values), max(self.values)
-        return f"{self.median:.3f} ({low:.3f}-{high:.3f}) {self.unit}"
-
     def as_json(self) -> dict[str, Any]:
         """Give everything a machine may want to compare."""
         low, high = min(self.values), max(self.values)
@@ -56,14 +50,15 @@ class Figure:
 
 
 def interleave(
-    ours: Measure, baseline: Measure, rounds: int, turns: int = 1
+    ours: Measure, baseline: Measure, options: Options, turns: int = 1
 ) -> list[tuple[float, float]]:
     """Measure both once for warmth, then in turns A B A B, so that neither has the better hour.
 
     A round is the sum of so many turns each: short turns share the machine's moods.
     """
-    ours(), baseline()
-    return [_round(ours, baseline, turns) for _ in range(rounds)]
+    if not options.quick:
+        ours(), baseline()
+    return [_round(ours, baseline, turns) for _ in range(options.rounds)]
 
 
 def _round(ours: Measure, baseline: Measure, turns: int) -> tuple[float, float]:

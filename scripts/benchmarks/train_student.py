@@ -24,11 +24,11 @@ from pipeline.training.optimizer import make_optimizer
 
 COMMAND = "scripts/bench train-student"
 BAR = 1.05
-ROWS, QUICK_ROWS = 20_480, 600
+ROWS, QUICK_ROWS = 20_480, 300
 WINDOW_PARTS = 2
 # Of a round, which is an epoch.
 TURNS = 4
-STUDENT, TINY = 24, 4
+STUDENT, TINY = 32, 4
 LEARNING_RATE = 1e-4
 
 LZ4 = "cache.compression='lz4'"
@@ -88,7 +88,7 @@ def _measure(path: Path, name: str, options: Options) -> Figure:
     baseline = _trainee(recipe, width, from_cache=False)
     steps = max(1, len(ours.stream) // TURNS)
     pairs = interleave(
-        lambda: ours.step_for(steps), lambda: baseline.step_for(steps), options.rounds, TURNS
+        lambda: ours.step_for(steps), lambda: baseline.step_for(steps), options, TURNS
     )
     step_ms = 1000 * median(baseline_s for _, baseline_s in pairs) / (steps * TURNS)
     return Figure(
