@@ -1,13 +1,16 @@
-"""Fields as a Zarr v3 group: written by zarr-python, read straight from the files.
+"""Fields as a Zarr v3 group: its documents by zarr-python, its chunks straight to and from files.
 
-Reading without zarr is several times faster and asks for each file once and whole, which is what
-checksums and object stores want. Knows zarr.json as far as FORMAT.md allows it.
+Doing without zarr where only chunks are moved is several times faster, and asks for each file once
+and whole, which is what checksums and object stores want. Knows zarr.json as far as FORMAT.md
+allows it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +42,49 @@ def write(
     Shapes: arrays[name] (entries, *field.shape).
     Source: FORMAT.md, section 7.
     """
+    layouts = tuple(
+        (field, len(arrays[field.name]), _chunk_entries(field, len(arrays[field.name])))
+        for field in fields
+    )
+    root = folder / f"{stem}.zarr"
+    for path, document in _documents(layouts, compression).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(document)
+    for field, entries, step in layouts:
+        array = np.ascontiguousarray(arrays[field.name], field.numpy_dtype)
+        for index, start in enumerate(range(0, entries, step)):
+            chunk = root / field.name / _chunk_key(field, index)
+            chunk.parent.mkdir(parents=True, exist_ok=True)
+            chunk.write_bytes(_encode_chunk(array[start : start + step], step, compression))
+
+
+def _chunk_entries(field: Field, entries: int) -> int:
+    return max(1, min(entries, CHUNK_BYTES // field.entry_bytes))
+
+
+def _chunk_key(field: Field, index: int) -> str:
+    return "/".join(["c", str(index), *("0" for _ in field.shape)])
+
+
+def _encode_chunk(entries: Array, step: int, compression: str) -> bytes:
+    if len(entries) < step:  # the last chunk is padded to full size
+        padding = np.zeros((step - len(entries), *entries.shape[1:]), entries.dtype)
+        entries = np.concatenate([entries, padding])
+    if compression == "none":
+        return entries.tobytes()
+    from numcodecs import Blosc
+
+    codec = Blosc(cname=compression, clevel=_LEVELS[compression], shuffle=Blosc.SHUFFLE)
+    return bytes(codec.encode(entries))
+
+
+@lru_cache(maxsize=8)
+def _documents(layouts: tuple[tuple[Field, int, int], ...], compression: str) -> dict[str, bytes]:
+    """Let zarr-python write the zarr.json of a group and its arrays; parts share them.
+
+    It takes some 20 ms of a core that the caller may need, so it is asked once for each layout, and
+    chunks, which are raw or one Blosc frame, are written without it.
+    """
     import zarr
     from zarr.codecs import BloscCname, BloscCodec, BloscShuffle
 
@@ -48,22 +94,23 @@ def write(
         codec = BloscCodec(
             cname=BloscCname(compression), clevel=level, shuffle=BloscShuffle.shuffle
         )
-    group = zarr.open_group(folder / f"{stem}.zarr", mode="w", zarr_format=3)
-    for field in fields:
-        entries = len(arrays[field.name])
-        chunk_entries = max(1, min(entries, CHUNK_BYTES // field.entry_bytes))
-        array = group.create_array(
-            field.name,
-            shape=(entries, *field.shape),
-            chunks=(chunk_entries, *field.shape),
-            dtype=field.numpy_dtype,
-            compressors=codec,
-            fill_value=0,
-            dimension_names=[field.axis, *(None for _ in field.shape)],
-            config={"write_empty_chunks": True},
-        )
-        if entries:
-            array[...] = arrays[field.name]
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        group = zarr.open_group(root, mode="w", zarr_format=3)
+        for field, entries, step in layouts:
+            group.create_array(
+                field.name,
+                shape=(entries, *field.shape),
+                chunks=(step, *field.shape),
+                dtype=field.numpy_dtype,
+                compressors=codec,
+                fill_value=0,
+                dimension_names=[field.axis, *(None for _ in field.shape)],
+            )
+        return {
+            path.relative_to(root).as_posix(): path.read_bytes()
+            for path in sorted(root.rglob("zarr.json"))
+        }
 
 
 def read(
@@ -86,10 +133,10 @@ def _read_array(load: Load, root: str, field: Field, entries: int) -> Array:
     array = np.empty((entries, *field.shape), field.numpy_dtype)
     step = layout.chunk_entries
     for index, start in enumerate(range(0, entries, step)):
-        key = "/".join([str(index), *("0" for _ in field.shape)])
         flat = array[start : start + step].reshape(-1).view(np.uint8)
         read_chunk = _read_compressed if layout.is_compressed else _read_raw
-        read_chunk(load, f"{root}/c/{key}", flat, step * field.entry_bytes)
+        path = f"{root}/{_chunk_key(field, index)}"
+        read_chunk(load, path, flat, step * field.entry_bytes)
     return array
 
 
