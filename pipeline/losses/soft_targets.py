@@ -6,13 +6,12 @@ share of a batch in a larger one is given as `count`.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, average
+from pipeline.losses.divergence import BucketDivergence, DenseDivergence
 from pipeline.targets import Targets, soften
 
 
@@ -40,51 +39,46 @@ def soft_targets(
     """
     _check(student_logits, targets, tail)
     soft = soften(targets, temperature)
-    student = (at_least_float32(student_logits) / temperature).log_softmax(1)  # (P, C)
-    kept = student if targets.classes is None else student.gather(1, targets.classes)  # (P, K)
+    student = at_least_float32(student_logits) / temperature
     if soft.log_tail is None or targets.classes is None:
-        loss = _divergence(soft.log_probs, kept)
+        loss = _dense(student, targets.classes, soft.log_probs)
     else:
-        left_out = _LeftOut(soft.log_tail, student, targets.classes)
-        loss = TAILS[tail](soft.log_probs, kept, left_out)
+        loss = TAILS[tail](student, targets.classes, soft.log_probs, soft.log_tail)
     return average(loss.sum(), count=len(targets) if count is None else count) * temperature**2
 
 
-@dataclass(frozen=True)
-class _LeftOut:
-    """What a tail is made of; the student's are log-probs over all classes.
-
-    Shapes: log_mass (P,), student (P, C), classes (P, K).
-    """
-
-    log_mass: Tensor
-    student: Tensor
-    classes: Tensor
+def _dense(student: Tensor, classes: Tensor | None, log_probs: Tensor) -> Tensor:
+    kept = student if classes is None else student.gather(1, classes)  # (P, C), another order
+    loss: Tensor = DenseDivergence.apply(kept, log_probs)  # type: ignore[no-untyped-call]
+    return loss
 
 
-def _bucket(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
-    # 1 minus the kept mass would lose a small tail to rounding, in value and in gradient.
-    tail = left_out.student.scatter(1, left_out.classes, -math.inf).logsumexp(1, keepdim=True)
-    teacher = torch.cat([log_probs, left_out.log_mass[:, None]], 1)  # (P, K + 1)
-    return _divergence(teacher, torch.cat([kept, tail], 1))
+def _bucket(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
+    loss: Tensor = BucketDivergence.apply(  # type: ignore[no-untyped-call]  # torch's own
+        student, classes, log_probs, log_tail
+    )
+    return loss
 
 
-def _uniform(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
-    count = left_out.student.shape[1] - kept.shape[1]
-    tail_mean = (left_out.student.sum(1) - kept.sum(1)) / count
-    of_tail = left_out.log_mass.exp() * (left_out.log_mass - math.log(count) - tail_mean)
+def _uniform(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
+    student = student.log_softmax(1)
+    kept = student.gather(1, classes)
+    count = student.shape[1] - kept.shape[1]
+    tail_mean = (student.sum(1) - kept.sum(1)) / count
+    of_tail = log_tail.exp() * (log_tail - math.log(count) - tail_mean)
     return _divergence(log_probs, kept) + of_tail
 
 
-def _renormalise(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
-    return _none(log_probs.log_softmax(1), kept, left_out)
+def _renormalise(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
+    return _none(student, classes, log_probs.log_softmax(1), log_tail)
 
 
-def _none(log_probs: Tensor, kept: Tensor, left_out: _LeftOut) -> Tensor:
-    return _divergence(log_probs, kept)
+def _none(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
+    return _divergence(log_probs, student.log_softmax(1).gather(1, classes))
 
 
-TAILS: dict[str, Callable[[Tensor, Tensor, _LeftOut], Tensor]] = {
+# Each of (student logits over temperature (P, C), classes (P, K), log-probs (P, K), log-tail (P,)).
+TAILS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "bucket": _bucket,
     "uniform": _uniform,
     "renormalise": _renormalise,

@@ -6,7 +6,6 @@ Knows what Targets hold; not where they came from, nor what a student is asked t
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pipeline.errors import TargetError
@@ -39,14 +38,16 @@ def soften(targets: Targets, temperature: float) -> Soft:
     Source: pipeline/store/FORMAT.md, the tail.
     """
     check_temperature(temperature, has_tail=targets.tail is not None)
+    # The largest logit is 0, so a sum of powers is between 1 and C; no softmax is needed.
     logits = targets.logits / temperature  # (P, K)
+    total = logits.exp().sum(1)  # (P,)
     if targets.tail is None:
-        return Soft(logits.log_softmax(1), None)
+        return Soft(logits - total.log()[:, None], None)
     known, stored = tail_weights(targets.nodes, temperature)
     # Not a matrix product: autocast would take that in bfloat16.
     log_tail = (targets.tail * targets.tail.new_tensor(stored)).sum(1)  # (P,)
     log_tail = log_tail + known * math.log(targets.left_out_count)
-    log_total = torch.logaddexp(logits.logsumexp(1), log_tail)
+    log_total = (total + log_tail.exp()).log()
     return Soft(logits - log_total[:, None], log_tail - log_total)
 
 
