@@ -23,7 +23,7 @@ from pipeline.samples import Locator, Samples, check_samples
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
-from pipeline.stream.window import Window, cache_window, sample_window
+from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import Targets, TargetSpec, decode, target_fields
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
@@ -83,7 +83,7 @@ class Stream(IterableDataset[Batch]):
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
-        self._locator = Locator(samples)
+        self._finder = Finder(Locator(samples))
         self._unread = set(range(self.order.part_count)) if check else set()
         self._window: tuple[tuple[int, ...], Window] | None = None
         self.epoch, self.batch = 0, 0
@@ -169,7 +169,7 @@ class Stream(IterableDataset[Batch]):
             return sample_window([self.order.part_rows(part) for part in parts])
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
-            self.cache, parts, locator=self._locator, names=_names(self.spec), check=check
+            self.cache, parts, finder=self._finder, names=_names(self.spec), check=check
         )
         self._unread.difference_update(parts)
         return window

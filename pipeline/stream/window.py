@@ -5,7 +5,7 @@ It does not know in which order they are asked for.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -57,25 +57,51 @@ def sample_window(parts: Sequence[range]) -> Window:
     return Window(indices, ones, np.arange(len(indices)), {}, {})
 
 
+@dataclass(frozen=True)
+class Finder:
+    """Where the rows of a part lie in the dataset, remembered where that takes no memory.
+
+    Data in the order of the cache, a position a row, is told by one number a part; its table is
+    read once, and not again in later epochs.
+    """
+
+    locator: Locator
+    runs: dict[int, int] = field(default_factory=dict)
+
+    def find(self, cache: Cache, part: int, *, check: bool) -> tuple[Rows, Rows]:
+        """Give the indices of a part's rows and their numbers of positions.
+
+        Shapes: returns (rows,) twice.
+        Raises: CorruptPart if the table is damaged; SampleError if the dataset lacks a sample.
+        """
+        rows = cache.plan.part_range(part)
+        if part in self.runs:
+            start = self.runs[part]
+            return np.arange(start, start + len(rows)), np.ones(len(rows), np.int64)
+        table = cache.read_samples(part, check=check)
+        indices = self.locator.locate(table.ids, rows.start)
+        positions = table.positions.astype(np.int64)
+        is_run = np.array_equal(indices, np.arange(indices[0], indices[0] + len(rows)))
+        if is_run and bool((positions == 1).all()):
+            self.runs[part] = int(indices[0])
+        return indices, positions
+
+
 def cache_window(
-    cache: Cache, parts: Sequence[int], *, locator: Locator, names: Sequence[str], check: bool
+    cache: Cache, parts: Sequence[int], *, finder: Finder, names: Sequence[str], check: bool
 ) -> Window:
     """Read parts of a cache and find their samples, by id, in the dataset.
 
     Raises: CorruptPart if a file is damaged; SampleError if the dataset lacks a sample.
     """
-    tables = [cache.read_samples(part, check=check) for part in parts]
+    found = [finder.find(cache, part, check=check) for part in parts]
     arrays = [cache.read_part(part, names, check=check) for part in parts]
-    indices = [
-        locator.locate(table.ids, cache.plan.part_range(part).start)
-        for part, table in zip(parts, tables, strict=True)
-    ]
-    positions = np.concatenate([table.positions for table in tables]).astype(np.int64)
-    axes = {field.name: field.axis for field in cache.plan.fields}
+    positions = np.concatenate([counts for _, counts in found])
+    axes = {each.name: each.axis for each in cache.plan.fields}
     # Popped, so that never more than one field is in memory twice.
     joined = {name: np.concatenate([array.pop(name) for array in arrays]) for name in names}
     return Window(
-        np.concatenate(indices),
+        np.concatenate([indices for indices, _ in found]),
         positions,
         np.cumsum(positions) - positions,
         {name: array for name, array in joined.items() if axes[name] == "rows"},

@@ -8,7 +8,7 @@ from tiny import make_cache, make_samples
 
 from pipeline.errors import SampleError
 from pipeline.samples import Locator
-from pipeline.stream.window import Window, cache_window, sample_window
+from pipeline.stream.window import Finder, Window, cache_window, sample_window
 
 NAMES = ["classes", "logits", "tail"]
 
@@ -62,7 +62,7 @@ def test_a_window_without_a_cache_is_the_samples_themselves() -> None:
 def test_a_window_is_its_parts_one_after_the_other(tmp_path: Path) -> None:
     samples = make_samples(10)
     cache = make_cache(tmp_path / "cache", samples, rows_per_part=4)
-    window = cache_window(cache, [0, 2], locator=Locator(samples), names=NAMES, check=True)
+    window = cache_window(cache, [0, 2], finder=Finder(Locator(samples)), names=NAMES, check=True)
     first, last = cache.read_part(0), cache.read_part(2)
 
     assert window.indices.tolist() == [0, 1, 2, 3, 8, 9]
@@ -76,8 +76,20 @@ def test_samples_that_the_dataset_lost_are_named(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", make_samples(10), rows_per_part=4)
     locator = Locator(make_samples(8))
     with pytest.raises(SampleError) as refused:
-        cache_window(cache, [2], locator=locator, names=NAMES, check=True)
+        cache_window(cache, [2], finder=Finder(locator), names=NAMES, check=True)
     assert str(refused.value) == (
         "data.train: 2 of the samples asked for are not in it: s8, s9; "
         "cache it again or restore the data"
     )
+
+
+def test_the_table_of_a_part_in_order_is_read_once(tmp_path: Path) -> None:
+    samples = make_samples(10)
+    cache = make_cache(tmp_path / "cache", samples, rows_per_part=4)
+    finder = Finder(Locator(samples))
+    first = cache_window(cache, [0, 2], finder=finder, names=NAMES, check=True)
+    for part in (0, 2):
+        (cache.path / f"samples/{part:05d}.parquet").unlink()
+    again = cache_window(cache, [0, 2], finder=finder, names=NAMES, check=True)
+    assert again.indices.tolist() == first.indices.tolist()
+    assert again.starts.tolist() == first.starts.tolist()
