@@ -1,0 +1,68 @@
+"""The command line of `scripts/bench`: one subject in this process, or all, each in one of its own.
+
+A subject's module is imported when it is measured: the memory of others must be measured from a
+small process.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Options, environment, report
+
+SCRIPT = Path(__file__).resolve().parents[1] / "bench"
+SUBJECTS = ("cache-teacher", "train-student", "memory", "startup")
+
+Figures = list[dict[str, Any]]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and keep the values if asked to."""
+    arguments = _parser().parse_args(words)
+    options = Options(arguments.rounds, arguments.quick, arguments.threads)
+    about = environment(options.threads)
+    figures = (
+        _measure_all(options)
+        if arguments.subject == "all"
+        else _measure(arguments.subject, options)
+    )
+    if arguments.json:
+        document = {"environment": about, "figures": figures}
+        Path(arguments.json).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(report(figures, about))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Measure what the README promises, as ratios to a baseline."
+    )
+    parser.add_argument("subject", choices=[*SUBJECTS, "all"])
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of each figure (5)")
+    parser.add_argument("--threads", type=int, default=2, help="torch's threads (2)")
+    parser.add_argument("--quick", action="store_true", help="tiny: does it run, not how fast")
+    parser.add_argument("--json", metavar="FILE", help="keep every value")
+    return parser
+
+
+def _measure(subject: str, options: Options) -> Figures:
+    module = import_module(f"benchmarks.{subject.replace('-', '_')}")
+    return [figure.as_json() for figure in module.run(options)]
+
+
+def _measure_all(options: Options) -> Figures:
+    words = ["--rounds", str(options.rounds), "--threads", str(options.threads)]
+    words += ["--quick"] if options.quick else []
+    figures: Figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for subject in SUBJECTS:
+            kept = Path(folder, f"{subject}.json")
+            command = [sys.executable, str(SCRIPT), subject, *words, "--json", str(kept)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            figures += json.loads(kept.read_text(encoding="utf-8"))["figures"]
+    return figures

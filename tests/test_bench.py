@@ -1,0 +1,100 @@
+"""That `scripts/bench` measures and prints what the README pastes; never how fast anything is."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import cache_teacher, measure, train_student
+from benchmarks.measure import Figure, Options, interleave, ratios, report
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "bench"
+QUICK = Options(rounds=1, quick=True, threads=1)
+
+
+@pytest.fixture
+def own_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def bench(*words: str) -> str:
+    command = [sys.executable, str(SCRIPT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def rows_of(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_turns_alternate_after_one_of_each_for_warmth() -> None:
+    asked: list[str] = []
+
+    def ours() -> float:
+        asked.append("A")
+        return 3.0
+
+    def baseline() -> float:
+        asked.append("B")
+        return 2.0
+
+    pairs = interleave(ours, baseline, Options(rounds=2), turns=2)
+    assert "".join(asked) == "AB" + "ABAB" * 2
+    assert pairs == [(6.0, 4.0), (6.0, 4.0)]
+    assert ratios(pairs) == [1.5, 1.5]
+
+
+def test_the_table_shows_median_range_bar_and_command() -> None:
+    figure = Figure("reading", [1.03, 1.01, 1.2], "x", 1.05, "scripts/bench reading", "tiny")
+    shown = report([figure.as_json()], {"CPU": "one, 2 cores", "torch": "9"})
+    assert shown == (
+        "| what | figure: median (min-max) | bar | command |\n"
+        "|---|---|---|---|\n"
+        "| reading | 1.030 (1.010-1.200) x | <= 1.05 x | `scripts/bench reading` |\n"
+        "\n"
+        "CPU one, 2 cores, torch 9.\n"
+        "\n"
+        "- reading: tiny"
+    )
+
+
+def test_the_environment_names_machine_threads_and_software() -> None:
+    about = measure.environment(2)
+    assert list(about) == ["CPU", "torch threads", "load", "Python", *measure.SOFTWARE]
+    assert about["CPU"].endswith("cores")
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_every_kind_of_cache_is_measured_against_the_bare_teacher() -> None:
+    figures = cache_teacher.run(QUICK)
+    assert len(figures) == len(cache_teacher.VARIANTS)
+    assert {(each.bar, each.unit, len(each.values)) for each in figures} == {(1.05, "x", 1)}
+    assert all("cache-teacher / bare forward" in each.what for each in figures)
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_every_student_is_measured_against_its_hard_labels() -> None:
+    figures = train_student.run(QUICK)
+    assert len(figures) == len(train_student.VARIANTS)
+    assert {(each.bar, each.unit, len(each.values)) for each in figures} == {(1.05, "x", 1)}
+    assert all("student" in each.what and "ms" in each.note for each in figures)
+
+
+@pytest.mark.parametrize("subject", ["memory", "startup"])
+def test_a_subject_prints_its_table_and_keeps_its_values(subject: str, tmp_path: Path) -> None:
+    kept = tmp_path / "figures.json"
+    words = [subject, "--quick", "--rounds", "1", "--threads", "1", "--json", str(kept)]
+    header, rule, *rows = rows_of(bench(*words))
+    assert header == ["what", "figure: median (min-max)", "bar", "command"]
+    assert set(rule) == {"---"}
+    document = json.loads(kept.read_text())
+    assert "torch" in document["environment"]
+    assert [each["what"] for each in document["figures"]] == [row[0] for row in rows]
+    assert all(row[3] == f"`scripts/bench {subject}`" for row in rows)
+    assert all(each["low"] <= each["median"] <= each["high"] for each in document["figures"])
