@@ -1,7 +1,8 @@
 """From rows to committed parts: read ahead, ask the teacher, write behind.
 
-The teacher's forward pass is all one waits for. Every part is a pure function of the plan, so it
-may be made at any time, in any order, by anyone, and batches never cross parts.
+Where the teacher has a device of its own, its forward pass is all one waits for. Every part is a
+pure function of the plan, so it may be made at any time, in any order, by anyone, and batches never
+cross parts.
 """
 
 import time
@@ -105,7 +106,7 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
-        Background() as background,
+        Background(at_once=not work.writes_behind) as background,
         closing(prefetch(_questions(work, parts, claims), READ_AHEAD)) as questions,
     ):
         for question in questions:

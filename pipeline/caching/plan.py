@@ -12,6 +12,7 @@ import torch
 
 from pipeline.compute import (
     device_kind,
+    keep_freed_memory,
     pick_device,
     set_threads,
     software_versions,
@@ -39,6 +40,9 @@ class Work:
     plan: Plan
     spec: TargetSpec
     folder: Path
+    # A teacher on the CPU wants every core, and each of its threads waits for the slowest: writing
+    # beside it was measured to cost twice what writing between two of its batches does.
+    writes_behind: bool
 
 
 def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
@@ -55,6 +59,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     threads = teacher.threads or _planned_threads(folder) or torch.get_num_threads()
     set_threads(threads)
     use_deterministic_kernels()
+    keep_freed_memory()
     data = scan_data(recipe, cache.data, quiet=quiet)
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
@@ -84,7 +89,16 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         settings=settings,
         about=_about(recipe, data, network, spec),
     )
-    return Work(data.samples, network, device, teacher.batch_size, plan, spec, folder)
+    return Work(
+        samples=data.samples,
+        network=network,
+        device=device,
+        batch_size=teacher.batch_size,
+        plan=plan,
+        spec=spec,
+        folder=folder,
+        writes_behind=device.type != "cpu",
+    )
 
 
 def _library_of(network: Network) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from pipeline.compute.devices import (
     software_versions,
     use_deterministic_kernels,
 )
-from pipeline.compute.memory import guard_memory
+from pipeline.compute.memory import guard_memory, keep_freed_memory
 from pipeline.compute.threads import map_threads
 
 __all__ = [
     "Background",
     "device_kind",
     "guard_memory",
+    "keep_freed_memory",
     "make_accelerator",
     "map_threads",
     "pick_device",

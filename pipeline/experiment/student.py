@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.compute import pick_device, set_threads
+from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
 from pipeline.experiment.networks import count_classes, open_model
@@ -45,6 +45,7 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     assert recipe.student
     if training.threads:
         set_threads(training.threads)
+    keep_freed_memory()
     device = pick_device(training.device)
     data = _training_data(recipe, quiet)
     asked = {"validation": recipe.validation, "test": recipe.test}
