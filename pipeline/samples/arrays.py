@@ -52,13 +52,16 @@ class FileRows:
         """
         rows = np.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
         row_bytes = rows[:1].nbytes
-        flat = rows.reshape(-1).view(np.uint8)
+        content = rows.reshape(-1).view(np.uint8).data
+        firsts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
+        lasts = np.append(firsts[1:], len(indices))
+        offsets = self.offset + indices[firsts] * row_bytes
         # Opened anew: a descriptor kept in the dataset could not be pickled, nor closed in time.
         with self.path.open("rb") as file:
-            for run in np.split(np.arange(len(indices)), np.flatnonzero(np.diff(indices) != 1) + 1):
-                if len(run):
-                    place = flat[run[0] * row_bytes : (run[-1] + 1) * row_bytes]
-                    _read_into(place, file.fileno(), self.offset + int(indices[run[0]]) * row_bytes)
+            number = file.fileno()
+            runs = ((firsts * row_bytes).tolist(), (lasts * row_bytes).tolist(), offsets.tolist())
+            for start, stop, offset in zip(*runs, strict=True):
+                _read_into(content[start:stop], number, offset)
         return rows
 
 
@@ -265,12 +268,11 @@ def _check_file(where: str, path: Path) -> None:
         raise SampleError(f"{where}: there is no file {path}; paths are relative to the recipe")
 
 
-def _read_into(place: NDArray[np.uint8], file_number: int, offset: int) -> None:
-    """Fill `place` from a file; one `pread` may return less than was asked."""
-    done = 0
+def _read_into(place: memoryview, file_number: int, offset: int) -> None:
+    """Fill `place` from a file; one `preadv` may return less than was asked."""
+    done = os.preadv(file_number, [place], offset)
     while done < len(place):
-        piece = os.pread(file_number, len(place) - done, offset + done)
-        if not piece:
+        more = os.preadv(file_number, [place[done:]], offset + done)
+        if not more:
             raise OSError(f"the file ends {len(place) - done:,} bytes early")
-        place[done : done + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-        done += len(piece)
+        done += more
