@@ -54,7 +54,7 @@ class FileRows:
         row_bytes = rows[:1].nbytes
         content = rows.reshape(-1).view(np.uint8).data
         firsts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
-        lasts = np.append(firsts[1:], len(indices))
+        lasts = np.append(firsts, len(indices))[1:]
         offsets = self.offset + indices[firsts] * row_bytes
         # Opened anew: a descriptor kept in the dataset could not be pickled, nor closed in time.
         with self.path.open("rb") as file:
