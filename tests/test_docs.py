@@ -57,7 +57,9 @@ def test_the_readme_names_no_command_that_is_not_there() -> None:
 @pytest.mark.parametrize("line", shell_lines())
 def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str) -> None:
     words = shlex.split(line, comments=True)
-    if words[0] == "pipeline":
+    if words[0] == "source":
+        assert words[1] == ".venv/bin/activate"  # which scripts/install makes
+    elif words[0] == "pipeline":
         command = pipeline.commands[words[1]]
         with click.Context(pipeline) as context:
             command.make_context(words[1], words[2:], parent=context)
