@@ -103,11 +103,12 @@ def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
 
 def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
     made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[SampleBatch]()
+    ahead = READ_AHEAD if work.writes_behind else 0
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
         Background(at_once=not work.writes_behind) as background,
-        closing(prefetch(_questions(work, parts, claims), READ_AHEAD)) as questions,
+        closing(prefetch(_questions(work, parts, claims), ahead)) as questions,
     ):
         for question in questions:
             asked.append((question.batch.ids, _ask(work, question.batch)))

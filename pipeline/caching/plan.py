@@ -40,8 +40,8 @@ class Work:
     plan: Plan
     spec: TargetSpec
     folder: Path
-    # A teacher on the CPU wants every core, and each of its threads waits for the slowest: writing
-    # beside it was measured to cost twice what writing between two of its batches does.
+    # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
+    # slowest: writing beside it was measured to cost twice what it costs between two batches.
     writes_behind: bool
 
 
