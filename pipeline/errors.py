@@ -62,9 +62,9 @@ class CorruptPart(CacheError):
 SHOWN_DIFFERENCES = 8
 
 
-def list_differences(there: object, here: object) -> list[str]:
-    """Name the first eight dotted keys in which two documents differ, with both values."""
-    lines = list(_differences("", there, here))
+def list_differences(*pairs: tuple[object, object]) -> list[str]:
+    """Name the first eight dotted keys in which pairs of documents differ, with both values."""
+    lines = [line for there, here in pairs for line in _differences("", there, here)]
     hidden = len(lines) - SHOWN_DIFFERENCES
     return lines[:SHOWN_DIFFERENCES] + ([f"and {hidden} more"] if hidden > 0 else [])
 

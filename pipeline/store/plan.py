@@ -4,12 +4,11 @@ Knows how parts divide rows and when two plans are the same. Does not touch the 
 interpret `settings` (what can change the bytes) or `about` (what readers need to read the fields).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.errors import CacheError, FingerprintMismatch
+from pipeline.errors import CacheError, FingerprintMismatch, list_differences
 from pipeline.store.backends import BACKENDS
 from pipeline.store.documents import Document, canonical, parse_sealed, sealed
 from pipeline.store.fields import Field
@@ -17,7 +16,6 @@ from pipeline.store.fields import Field
 FORMAT = "teacher-logit-cache"
 VERSION = 1
 COMPRESSIONS = ("none", "lz4", "zstd")
-SHOWN_DIFFERENCES = 8
 _KEYS = ("about", "backend", "compression", "fields", "rows", "rows_per_part", "settings")
 
 
@@ -122,17 +120,14 @@ def check_same_plan(there: Plan, here: Plan, *, where: str) -> None:
     """
     if there.fingerprint == here.fingerprint:
         return
-    lines = [
-        *_differences("", there.settings, here.settings),
-        *_differences("", _comparable(there), _comparable(here)),
-    ]
-    hidden = len(lines) - SHOWN_DIFFERENCES
+    lines = list_differences(
+        (there.settings, here.settings), (_comparable(there), _comparable(here))
+    )
     raise FingerprintMismatch(
         "\n  ".join(
             [
                 f"{where}: this cache was made from another setup, so it cannot be continued",
-                *lines[:SHOWN_DIFFERENCES],
-                *([f"and {hidden} more"] if hidden > 0 else []),
+                *lines,
                 "Cache into another folder, or delete this one.",
             ]
         )
@@ -158,18 +153,3 @@ def _comparable(plan: Plan) -> Document:
     document = _sealed_plan(plan)
     fields = {one.pop("name"): one for one in document["fields"]}
     return {key: document[key] for key in _KEYS if key != "settings"} | {"fields": fields}
-
-
-def _differences(prefix: str, there: Any, here: Any) -> Iterator[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in sorted(there.keys() | here.keys()):
-            yield from _differences(
-                f"{prefix}.{key}" if prefix else key, there.get(key), here.get(key)
-            )
-    elif there != here or type(there) is not type(here):
-        yield f"{prefix}: there {_shown(there)}, here {_shown(here)}"
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

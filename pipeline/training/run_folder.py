@@ -93,7 +93,7 @@ def begin_run(folder: Path, identity: Mapping[str, Any], recipe: Mapping[str, An
         replace_json(path, here)
         return
     there = read_json(path)
-    if lines := list_differences(there["identity"], here["identity"]):
+    if lines := list_differences((there["identity"], here["identity"])):
         raise FingerprintMismatch(
             "\n  ".join(
                 [
