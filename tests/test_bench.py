@@ -33,7 +33,7 @@ def rows_of(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_turns_alternate_after_one_of_each_for_warmth() -> None:
+def test_turns_alternate_after_a_round_for_warmth() -> None:
     asked: list[str] = []
 
     def ours() -> float:
@@ -45,7 +45,7 @@ def test_turns_alternate_after_one_of_each_for_warmth() -> None:
         return 2.0
 
     pairs = interleave(ours, baseline, Options(rounds=2), turns=2)
-    assert "".join(asked) == "AB" + "ABAB" * 2
+    assert "".join(asked) == "ABAB" * 3
     assert pairs == [(6.0, 4.0), (6.0, 4.0)]
     assert ratios(pairs) == [1.5, 1.5]
 

@@ -21,7 +21,14 @@ from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
 from pipeline.models import prepare
 from pipeline.samples import SampleBatch, content_digests
-from pipeline.store import SampleTable, claim_part, commit_part, missing_parts
+from pipeline.store import (
+    SampleTable,
+    Written,
+    claim_part,
+    missing_parts,
+    seal_part,
+    write_part,
+)
 from pipeline.stream import prefetch
 from pipeline.targets import decode, encode, find_bad_positions, kept_mass
 
@@ -107,7 +114,7 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
-        Background(at_once=not work.writes_behind) as background,
+        Background() as background,
         closing(prefetch(_questions(work, parts, claims), ahead)) as questions,
     ):
         for question in questions:
@@ -118,7 +125,8 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
                 answers.append(_encode(work, asked))
                 asked = []
             if question.is_last:
-                background.submit(partial(_commit, work, question, batches, answers))
+                write = partial(_write, work, question.part, batches, answers)
+                background.submit(partial(_commit, question.claim, _now_or_later(work, write)))
                 made, answers, batches = made + 1, [], []
     return made
 
@@ -147,14 +155,24 @@ def _count_elements(asked: Sequence[Asked]) -> int:
     return sum(logits.numel() for _, logits in asked)
 
 
-def _commit(
-    work: Work, question: Question, batches: list[SampleBatch], answers: list[Arrays]
-) -> None:
-    with question.claim:
-        arrays = {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
-        table = _table(batches)
-        statistics = _statistics(work, arrays, table.labels)
-        commit_part(work.folder, work.plan, question.part, table, arrays, statistics)
+def _now_or_later(work: Work, write: Callable[[], Written]) -> Callable[[], Written]:
+    """Write at once where the teacher wants every core; flushing only waits, so it never does."""
+    if work.writes_behind:
+        return write
+    written = write()
+    return lambda: written
+
+
+def _commit(claim: ExitStack, write: Callable[[], Written]) -> None:
+    with claim:
+        seal_part(write())
+
+
+def _write(work: Work, part: int, batches: list[SampleBatch], answers: list[Arrays]) -> Written:
+    arrays = {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
+    table = _table(batches)
+    statistics = _statistics(work, arrays, table.labels)
+    return write_part(work.folder, work.plan, part, table, arrays, statistics)
 
 
 def _table(batches: list[SampleBatch]) -> SampleTable:

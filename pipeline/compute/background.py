@@ -12,19 +12,14 @@ class Background:
     """Run calls in one thread, in order, at most one ahead.
 
     Leaving the block waits for the last call. A failure is raised by the next `submit`, or then.
-    With `at_once` there is no thread: each call is made where it is submitted.
     """
 
-    def __init__(self, *, at_once: bool = False) -> None:
-        self._at_once = at_once
+    def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._last: Future[None] | None = None
 
     def submit(self, call: Callable[[], None]) -> None:
         """Wait for the call before, then start this one."""
-        if self._at_once:
-            call()
-            return
         self.wait()
         self._last = self._pool.submit(call)
 

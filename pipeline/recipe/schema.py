@@ -181,7 +181,7 @@ class Cache(Table):
     data: str = "train"
     backend: Literal["zarr", "parquet"] = "zarr"
     compression: Literal["none", "lz4", "zstd"] = "none"
-    rows_per_part: Positive = 4096
+    rows_per_part: Positive = 8192
 
 
 class Student(Table):
@@ -226,7 +226,7 @@ class Training(Table):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
-    window_parts: Positive = 16
+    window_parts: Positive = 8
     evaluate_every: Positive | None = None
     patience: Positive | None = None
     checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None

@@ -8,11 +8,14 @@ positions or rows, not what they mean, and needs zarr and pyarrow only when arra
 
 from pipeline.store.cache import Cache, open_cache
 from pipeline.store.commit import (
+    Written,
     check_folder,
     check_plan,
     claim_part,
     commit_part,
     finish,
+    seal_part,
+    write_part,
     write_plan,
 )
 from pipeline.store.faults import Fault, check_part, find_faults
@@ -28,6 +31,7 @@ __all__ = [
     "Field",
     "Plan",
     "SampleTable",
+    "Written",
     "check_complete",
     "check_folder",
     "check_part",
@@ -39,5 +43,7 @@ __all__ = [
     "missing_parts",
     "open_cache",
     "read_plan",
+    "seal_part",
+    "write_part",
     "write_plan",
 ]

@@ -8,23 +8,26 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import CacheError, CorruptPart
 from pipeline.store.backends import BACKENDS
-from pipeline.store.backends.parquet import write_samples
+from pipeline.store.backends.parquet import encode_samples
 from pipeline.store.claims import SCRATCH, claim, is_claimed_here, sweep
 from pipeline.store.documents import Document, canonical, sealed
 from pipeline.store.fields import DIGEST_BYTES, Array, SampleTable
 from pipeline.store.files import (
+    Content,
     disk_errors,
     read_file,
     remove,
     replace_synced,
     sync_folder,
     sync_tree,
+    write_files,
     write_synced,
 )
 from pipeline.store.plan import Plan, check_same_plan, part_name, plan_bytes
@@ -103,6 +106,15 @@ def claim_part(folder: Path, part: int) -> Iterator[Path | None]:
         yield None if (folder / record_path(part)).exists() else scratch
 
 
+@dataclass(frozen=True)
+class Written:
+    """A part whose files are written but may not have reached the disk; it does not exist yet."""
+
+    folder: Path
+    part: int
+    record: Document
+
+
 def commit_part(
     folder: Path,
     plan: Plan,
@@ -111,7 +123,19 @@ def commit_part(
     arrays: Mapping[str, Array],
     statistics: Statistics,
 ) -> None:
-    """Write a part that is claimed and make it last: files first, its record last.
+    """Write a part that is claimed and make it last: `write_part`, then `seal_part`."""
+    seal_part(write_part(folder, plan, part, samples, arrays, statistics))
+
+
+def write_part(
+    folder: Path,
+    plan: Plan,
+    part: int,
+    samples: SampleTable,
+    arrays: Mapping[str, Array],
+    statistics: Statistics,
+) -> Written:
+    """Write the files of a part that is claimed into its scratch folder.
 
     `statistics` are sums over the part; the manifest adds them up.
 
@@ -122,27 +146,35 @@ def commit_part(
     _check_content(folder, plan, part, samples, arrays)
     _check_statistics(folder, part, statistics)
     with disk_errors(folder):
-        scratch = folder / SCRATCH / part_name(part)
-        built = scratch / "files"
-        for name in ("samples", "targets"):
-            (built / name).mkdir(parents=True)
-        write_samples(built / samples_path(part), samples)
-        write = BACKENDS[plan.backend].write
-        write(built, targets_stem(part), plan.fields, arrays, plan.compression)
-        files = sync_tree(built)
+        files = write_files(_built(folder, part), _contents(plan, part, samples, arrays))
+    rows = plan.part_range(part)
+    record = {
+        "part": part,
+        "fingerprint": plan.fingerprint,
+        "row_start": rows.start,
+        "row_stop": rows.stop,
+        "positions": int(samples.positions.sum(dtype=np.int64)),
+        "files": files,
+        "statistics": dict(statistics),
+    }
+    return Written(folder, part, record)
+
+
+def seal_part(written: Written) -> None:
+    """Make a written part last: flush its files, move them into place, its record last.
+
+    Nearly all of it is waiting for the disk.
+
+    Raises: CacheError if the disk refuses.
+    """
+    folder, part = written.folder, written.part
+    built = _built(folder, part)
+    scratch = built.parent
+    with disk_errors(folder):
+        sync_tree(built)
         for name in ("samples", "targets"):
             _move_entries(built / name, folder / name)
-        rows = plan.part_range(part)
-        record = {
-            "part": part,
-            "fingerprint": plan.fingerprint,
-            "row_start": rows.start,
-            "row_stop": rows.stop,
-            "positions": int(samples.positions.sum(dtype=np.int64)),
-            "files": files,
-            "statistics": dict(statistics),
-        }
-        write_synced(scratch / "record.json", canonical(sealed(record, key="digest")))
+        write_synced(scratch / "record.json", canonical(sealed(written.record, key="digest")))
         replace_synced(scratch / "record.json", folder / record_path(part))
 
 
@@ -164,6 +196,18 @@ def finish(folder: Path, plan: Plan) -> Document:
                 replace_synced(scratch / MANIFEST_FILE, path)
         sweep(folder)
     return manifest
+
+
+def _built(folder: Path, part: int) -> Path:
+    return folder / SCRATCH / part_name(part) / "files"
+
+
+def _contents(
+    plan: Plan, part: int, samples: SampleTable, arrays: Mapping[str, Array]
+) -> Iterator[Content]:
+    yield samples_path(part), encode_samples(samples)
+    encode = BACKENDS[plan.backend].encode
+    yield from encode(targets_stem(part), plan.fields, arrays, plan.compression)
 
 
 def _write_if_absent(folder: Path, plan: Plan) -> None:

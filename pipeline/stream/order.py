@@ -22,7 +22,7 @@ class Order:
 
     rows: int
     rows_per_part: int
-    window_parts: int = 16
+    window_parts: int = 8
     seed: int | None = 0
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.errors import TargetError
 from pipeline.targets.selection import select_top_k
 from pipeline.targets.spec import TargetSpec, class_dtype
-from pipeline.targets.tail import measure_tail
+from pipeline.targets.tail import measure_tail, power_sums
 
 # The lowest float16. A class this far below the best one has no mass at any useful temperature.
 LOWEST_LOGIT = -65504.0
@@ -104,7 +104,7 @@ def _encode_top_k(spec: TargetSpec, block: Tensor) -> dict[str, NDArray[np.gener
         mass = tail[:, 0].exp()
         total, moment = total + mass, moment + mass * tail[:, -1]
         runner_up = best if spec.k == 1 else runner_up
-        shift = _log_sums(rounded.double(), spec.nodes) - _log_sums(kept, spec.nodes)
+        shift = _log_sums(rounded.double(), spec.nodes) - _log_sums(kept, spec.nodes)  # (P, nodes)
         tail[:, : len(spec.nodes)] += shift
         arrays["tail"] = _to_numpy(tail, "float32")
     return arrays | _statistics(total, moment / total, runner_up)
@@ -112,7 +112,7 @@ def _encode_top_k(spec: TargetSpec, block: Tensor) -> dict[str, NDArray[np.gener
 
 def _log_sums(kept: Tensor, nodes: tuple[float, ...]) -> Tensor:
     """Compute log S(b) at each node. Shapes: kept (P, K), 0 at most; returns (P, nodes)."""
-    return (kept[:, :, None] * kept.new_tensor(nodes)).exp().sum(1).log()
+    return power_sums(kept, nodes)[0].log()
 
 
 def _statistics(

@@ -64,7 +64,7 @@ def measure_tail(
     left_out = relative.scatter(1, classes, -math.inf)
     best = left_out.amax(1, keepdim=True)
     # A tail at -200 would underflow; relative to its own best class it does not.
-    sums, powers = _power_sums(left_out.sub_(best), nodes)
+    sums, powers = power_sums(left_out.sub_(best), nodes)
     sums = sums.double()
     left_out.scatter_(1, classes, 0.0)  # minus infinity times a power of 0 is not a number
     left_out_count = relative.shape[1] - classes.shape[1]
@@ -77,16 +77,16 @@ def measure_tail(
     return torch.cat([values, slope, mean_at_1 + best], 1), best
 
 
-def _power_sums(left_out: Tensor, nodes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def power_sums(logits: Tensor, nodes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Sum e^(node x) over classes; one exp, and products where two nodes add up to a third.
 
-    Shapes: left_out (P, C); returns the sums (P, nodes) and e^x (P, C).
+    Shapes: logits (P, C); returns the sums (P, nodes) and e^x (P, C).
     """
     powers: dict[float, Tensor] = {}
     sums: dict[float, Tensor] = {}
     for node, pair, spent in _power_steps(nodes):
         if pair is None:
-            powers[node] = (left_out * node).exp_()
+            powers[node] = (logits * node).exp_()
         else:  # in place where it can be, so that a block stays in a core's cache
             place = powers[pair[0]] if pair[0] in spent else None
             powers[node] = torch.mul(powers[pair[0]], powers[pair[1]], out=place)

@@ -52,12 +52,12 @@ class Figure:
 def interleave(
     ours: Measure, baseline: Measure, options: Options, turns: int = 1
 ) -> list[tuple[float, float]]:
-    """Measure both once for warmth, then in turns A B A B, so that neither has the better hour.
+    """Measure a round for warmth, then in turns A B A B, so that neither has the better hour.
 
     A round is the sum of so many turns each: short turns share the machine's moods.
     """
     if not options.quick:
-        ours(), baseline()
+        _round(ours, baseline, turns)
     return [_round(ours, baseline, turns) for _ in range(options.rounds)]
 
 

@@ -27,15 +27,6 @@ def test_calls_run_in_order_in_one_other_thread() -> None:
     assert threading.current_thread().name not in names
 
 
-def test_calls_made_at_once_run_where_they_are_submitted() -> None:
-    names: list[str] = []
-    with Background(at_once=True) as background:
-        background.submit(lambda: names.append(threading.current_thread().name))
-        assert names == [threading.current_thread().name]
-        with pytest.raises(CacheError):
-            background.submit(fail)
-
-
 def test_a_second_call_waits_for_the_first() -> None:
     may_end, ended = threading.Event(), threading.Event()
 

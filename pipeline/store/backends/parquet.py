@@ -5,14 +5,13 @@ and lists are some twenty times slower. Knows columns, not what the numbers mean
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.store.fields import DIGEST_BYTES, UNLABELLED, Array, Field, SampleTable
-from pipeline.store.files import Load
+from pipeline.store.files import Content, Load
 
 ROW_GROUP_BYTES = 64 * 2**20
 _CODECS = {"none": "NONE", "lz4": "LZ4", "zstd": "ZSTD"}
@@ -21,10 +20,10 @@ _DIGEST = Field("digest", "uint8", (DIGEST_BYTES,), "rows")
 _ENDINGS = {"positions": ".parquet", "rows": ".rows.parquet"}
 
 
-def write(
-    folder: Path, stem: str, fields: Sequence[Field], arrays: Mapping[str, Array], compression: str
-) -> None:
-    """Write `folder/stem.parquet` and, if fields lie over rows, `folder/stem.rows.parquet`.
+def encode(
+    stem: str, fields: Sequence[Field], arrays: Mapping[str, Array], compression: str
+) -> Iterator[Content]:
+    """Make `stem.parquet` and, if fields lie over rows, `stem.rows.parquet`.
 
     Shapes: arrays[name] (entries, *field.shape).
     Source: FORMAT.md, section 7.
@@ -40,7 +39,7 @@ def write(
             schema=pa.schema([_schema_field(field) for field in chosen]),
         )
         entries = ROW_GROUP_BYTES // sum(field.entry_bytes for field in chosen)
-        _write_table(folder / f"{stem}{ending}", table, _CODECS[compression], max(1, entries))
+        yield f"{stem}{ending}", _encode_table(table, _CODECS[compression], max(1, entries))
 
 
 def read(
@@ -62,8 +61,8 @@ def read(
     return arrays
 
 
-def write_samples(path: Path, samples: SampleTable) -> None:
-    """Write the samples table of a part.
+def encode_samples(samples: SampleTable) -> memoryview:
+    """Make the file of a part's samples table.
 
     Source: FORMAT.md, section 7.1.
     """
@@ -77,7 +76,7 @@ def write_samples(path: Path, samples: SampleTable) -> None:
         pa.array(samples.positions),
     ]
     table = pa.Table.from_arrays(columns, schema=_samples_schema())
-    _write_table(path, table, "ZSTD", max(1, len(samples)))
+    return _encode_table(table, "ZSTD", max(1, len(samples)))
 
 
 def read_samples(load: Load, path: str, rows: int) -> SampleTable:
@@ -129,18 +128,20 @@ def _column(field: Field, array: Array) -> Any:
     return pa.Array.from_buffers(pa.binary(field.entry_bytes), len(array), [None, buffer])
 
 
-def _write_table(path: Path, table: Any, codec: str, row_group_size: int) -> None:
+def _encode_table(table: Any, codec: str, row_group_size: int) -> memoryview:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with path.open("wb") as file:
-        pq.write_table(
-            table,
-            file,
-            row_group_size=row_group_size,
-            compression=codec,
-            use_dictionary=False,
-            write_statistics=False,
-        )
+    file = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        file,
+        row_group_size=row_group_size,
+        compression=codec,
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    return memoryview(file.getvalue())
 
 
 def _read_table(load: Load, path: str, columns: Sequence[Any]) -> Any:

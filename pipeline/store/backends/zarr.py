@@ -1,12 +1,12 @@
 """Fields as a Zarr v3 group: its documents by zarr-python, its chunks straight to and from files.
 
-Doing without zarr where only chunks are moved is several times faster, and asks for each file once
+Doing without zarr where only chunks are moved is several times faster, and takes each file once
 and whole, which is what checksums and object stores want. Knows zarr.json as far as FORMAT.md
 allows it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store.fields import Array, Field
-from pipeline.store.files import Load
+from pipeline.store.files import Content, Load
 
 # Large enough that opening a file costs nothing beside reading it.
 CHUNK_BYTES = 64 * 2**20
@@ -34,10 +34,10 @@ class _Layout:
     is_compressed: bool
 
 
-def write(
-    folder: Path, stem: str, fields: Sequence[Field], arrays: Mapping[str, Array], compression: str
-) -> None:
-    """Write `folder/stem.zarr`.
+def encode(
+    stem: str, fields: Sequence[Field], arrays: Mapping[str, Array], compression: str
+) -> Iterator[Content]:
+    """Make the files of `stem.zarr`.
 
     Shapes: arrays[name] (entries, *field.shape).
     Source: FORMAT.md, section 7.
@@ -46,16 +46,13 @@ def write(
         (field, len(arrays[field.name]), _chunk_entries(field, len(arrays[field.name])))
         for field in fields
     )
-    root = folder / f"{stem}.zarr"
     for path, document in _documents(layouts, compression).items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(document)
+        yield f"{stem}.zarr/{path}", memoryview(document)
     for field, entries, step in layouts:
         array = np.ascontiguousarray(arrays[field.name], field.numpy_dtype)
         for index, start in enumerate(range(0, entries, step)):
-            chunk = root / field.name / _chunk_key(field, index)
-            chunk.parent.mkdir(parents=True, exist_ok=True)
-            chunk.write_bytes(_encode_chunk(array[start : start + step], step, compression))
+            chunk = _encode_chunk(array[start : start + step], step, compression)
+            yield f"{stem}.zarr/{field.name}/{_chunk_key(field, index)}", chunk
 
 
 def _chunk_entries(field: Field, entries: int) -> int:
@@ -66,16 +63,16 @@ def _chunk_key(field: Field, index: int) -> str:
     return "/".join(["c", str(index), *("0" for _ in field.shape)])
 
 
-def _encode_chunk(entries: Array, step: int, compression: str) -> bytes:
+def _encode_chunk(entries: Array, step: int, compression: str) -> memoryview:
     if len(entries) < step:  # the last chunk is padded to full size
         padding = np.zeros((step - len(entries), *entries.shape[1:]), entries.dtype)
         entries = np.concatenate([entries, padding])
     if compression == "none":
-        return entries.tobytes()
+        return entries.reshape(-1).view(np.uint8).data
     from numcodecs import Blosc
 
     codec = Blosc(cname=compression, clevel=_LEVELS[compression], shuffle=Blosc.SHUFFLE)
-    return bytes(codec.encode(entries))
+    return memoryview(codec.encode(entries))
 
 
 @lru_cache(maxsize=8)
