@@ -22,12 +22,12 @@ from pipeline.errors import TargetError
 from pipeline.models import prepare
 from pipeline.samples import SampleBatch, content_digests
 from pipeline.store import (
+    Built,
     SampleTable,
-    Written,
+    build_part,
     claim_part,
     missing_parts,
-    seal_part,
-    write_part,
+    store_part,
 )
 from pipeline.stream import prefetch
 from pipeline.targets import decode, encode, find_bad_positions, kept_mass
@@ -110,7 +110,7 @@ def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
 
 def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
     made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[SampleBatch]()
-    ahead = READ_AHEAD if work.writes_behind else 0
+    ahead = READ_AHEAD if work.builds_behind else 0
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
@@ -125,8 +125,8 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
                 answers.append(_encode(work, asked))
                 asked = []
             if question.is_last:
-                write = partial(_write, work, question.part, batches, answers)
-                background.submit(partial(_commit, question.claim, _now_or_later(work, write)))
+                build = partial(_build, work, question.part, batches, answers)
+                background.submit(partial(_commit, question.claim, _now_or_later(work, build)))
                 made, answers, batches = made + 1, [], []
     return made
 
@@ -139,11 +139,14 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
             continue
         claims.callback(claim.close)
         rows = work.plan.part_range(part)
-        for start in range(rows.start, rows.stop, work.batch_size):
-            stop = min(start + work.batch_size, rows.stop)
-            batch = work.samples.read(range(start, stop))
-            digests = content_digests(batch.inputs)
-            yield Question(part, batch, digests, stop == rows.stop, claim)
+        for start in range(rows.start, rows.stop, work.read_rows):
+            block = work.samples.read(range(start, min(start + work.read_rows, rows.stop)))
+            digests = content_digests(block.inputs)
+            for first in range(0, len(block.ids), work.batch_size):
+                cut = slice(first, first + work.batch_size)
+                batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])
+                is_last = start + first + len(batch.ids) == rows.stop
+                yield Question(part, batch, digests[cut], is_last, claim)
 
 
 def _without_inputs(question: Question) -> SampleBatch:
@@ -155,24 +158,24 @@ def _count_elements(asked: Sequence[Asked]) -> int:
     return sum(logits.numel() for _, logits in asked)
 
 
-def _now_or_later(work: Work, write: Callable[[], Written]) -> Callable[[], Written]:
-    """Write at once where the teacher wants every core; flushing only waits, so it never does."""
-    if work.writes_behind:
-        return write
-    written = write()
-    return lambda: written
+def _now_or_later(work: Work, build: Callable[[], Built]) -> Callable[[], Built]:
+    """Build at once where the teacher wants every core; storing only waits, so it never does."""
+    if work.builds_behind:
+        return build
+    built = build()
+    return lambda: built
 
 
-def _commit(claim: ExitStack, write: Callable[[], Written]) -> None:
+def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
     with claim:
-        seal_part(write())
+        store_part(build())
 
 
-def _write(work: Work, part: int, batches: list[SampleBatch], answers: list[Arrays]) -> Written:
+def _build(work: Work, part: int, batches: list[SampleBatch], answers: list[Arrays]) -> Built:
     arrays = {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
     table = _table(batches)
     statistics = _statistics(work, arrays, table.labels)
-    return write_part(work.folder, work.plan, part, table, arrays, statistics)
+    return build_part(work.folder, work.plan, part, table, arrays, statistics)
 
 
 def _table(batches: list[SampleBatch]) -> SampleTable:

@@ -8,14 +8,14 @@ positions or rows, not what they mean, and needs zarr and pyarrow only when arra
 
 from pipeline.store.cache import Cache, open_cache
 from pipeline.store.commit import (
-    Written,
+    Built,
+    build_part,
     check_folder,
     check_plan,
     claim_part,
     commit_part,
     finish,
-    seal_part,
-    write_part,
+    store_part,
     write_plan,
 )
 from pipeline.store.faults import Fault, check_part, find_faults
@@ -26,12 +26,13 @@ from pipeline.store.records import PLAN_FILE, check_complete, missing_parts, rea
 __all__ = [
     "PLAN_FILE",
     "UNLABELLED",
+    "Built",
     "Cache",
     "Fault",
     "Field",
     "Plan",
     "SampleTable",
-    "Written",
+    "build_part",
     "check_complete",
     "check_folder",
     "check_part",
@@ -43,7 +44,6 @@ __all__ = [
     "missing_parts",
     "open_cache",
     "read_plan",
-    "seal_part",
-    "write_part",
+    "store_part",
     "write_plan",
 ]

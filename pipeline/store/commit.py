@@ -6,9 +6,10 @@ know what the arrays mean or who works on which part when.
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.store.documents import Document, canonical, sealed
 from pipeline.store.fields import DIGEST_BYTES, Array, SampleTable
 from pipeline.store.files import (
     Content,
+    describe,
     disk_errors,
     read_file,
     remove,
@@ -107,11 +109,12 @@ def claim_part(folder: Path, part: int) -> Iterator[Path | None]:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A part whose files are written but may not have reached the disk; it does not exist yet."""
+class Built:
+    """The files of a part, whole and described, in memory; nothing of it is on the disk yet."""
 
     folder: Path
     part: int
+    contents: Sequence[Content]
     record: Document
 
 
@@ -123,30 +126,32 @@ def commit_part(
     arrays: Mapping[str, Array],
     statistics: Statistics,
 ) -> None:
-    """Write a part that is claimed and make it last: `write_part`, then `seal_part`."""
-    seal_part(write_part(folder, plan, part, samples, arrays, statistics))
+    """Make a part that is claimed and make it last: `build_part`, then `store_part`."""
+    store_part(build_part(folder, plan, part, samples, arrays, statistics))
 
 
-def write_part(
+def build_part(
     folder: Path,
     plan: Plan,
     part: int,
     samples: SampleTable,
     arrays: Mapping[str, Array],
     statistics: Statistics,
-) -> Written:
-    """Write the files of a part that is claimed into its scratch folder.
+) -> Built:
+    """Encode a part: all that takes a processor. What is stored later may share the arrays' memory.
 
     `statistics` are sums over the part; the manifest adds them up.
 
     Shapes: arrays[name] (positions of the part, *field.shape) or (rows of the part, *field.shape).
-    Raises: CacheError if the arrays are not what the plan says, or the disk refuses.
+    Raises: CacheError if the arrays are not what the plan says.
     """
-    assert is_claimed_here(folder, part_name(part)), "commit inside `with claim_part(...)`"
     _check_content(folder, plan, part, samples, arrays)
     _check_statistics(folder, part, statistics)
-    with disk_errors(folder):
-        files = write_files(_built(folder, part), _contents(plan, part, samples, arrays))
+    encode = BACKENDS[plan.backend].encode
+    contents = [
+        (samples_path(part), encode_samples(samples)),
+        *encode(targets_stem(part), plan.fields, arrays, plan.compression),
+    ]
     rows = plan.part_range(part)
     record = {
         "part": part,
@@ -154,27 +159,28 @@ def write_part(
         "row_start": rows.start,
         "row_stop": rows.stop,
         "positions": int(samples.positions.sum(dtype=np.int64)),
-        "files": files,
+        "files": [describe(path, content) for path, content in sorted(contents, key=itemgetter(0))],
         "statistics": dict(statistics),
     }
-    return Written(folder, part, record)
+    return Built(folder, part, contents, sealed(record, key="digest"))
 
 
-def seal_part(written: Written) -> None:
-    """Make a written part last: flush its files, move them into place, its record last.
+def store_part(built: Built) -> None:
+    """Write the files of a part that is claimed, and make it last: files first, its record last.
 
     Nearly all of it is waiting for the disk.
 
     Raises: CacheError if the disk refuses.
     """
-    folder, part = written.folder, written.part
-    built = _built(folder, part)
-    scratch = built.parent
+    folder, part = built.folder, built.part
+    assert is_claimed_here(folder, part_name(part)), "store inside `with claim_part(...)`"
+    scratch = folder / SCRATCH / part_name(part)
     with disk_errors(folder):
-        sync_tree(built)
+        write_files(scratch / "files", built.contents)
+        sync_tree(scratch / "files")
         for name in ("samples", "targets"):
-            _move_entries(built / name, folder / name)
-        write_synced(scratch / "record.json", canonical(sealed(written.record, key="digest")))
+            _move_entries(scratch / "files" / name, folder / name)
+        write_synced(scratch / "record.json", canonical(built.record))
         replace_synced(scratch / "record.json", folder / record_path(part))
 
 
@@ -196,18 +202,6 @@ def finish(folder: Path, plan: Plan) -> Document:
                 replace_synced(scratch / MANIFEST_FILE, path)
         sweep(folder)
     return manifest
-
-
-def _built(folder: Path, part: int) -> Path:
-    return folder / SCRATCH / part_name(part) / "files"
-
-
-def _contents(
-    plan: Plan, part: int, samples: SampleTable, arrays: Mapping[str, Array]
-) -> Iterator[Content]:
-    yield samples_path(part), encode_samples(samples)
-    encode = BACKENDS[plan.backend].encode
-    yield from encode(targets_stem(part), plan.fields, arrays, plan.compression)
 
 
 def _write_if_absent(folder: Path, plan: Plan) -> None:

@@ -119,9 +119,15 @@ def _sync(path: Path | str) -> None:
         os.close(descriptor)
 
 
-def write_files(root: Path, contents: Iterable[Content]) -> list[FileEntry]:
-    """Write files below `root`, unflushed, and describe them, sorted by path."""
-    entries, folders = [], set[str]()
+def describe(path: str, content: memoryview) -> FileEntry:
+    """Make the entry that a record has for a file."""
+    digest = hashlib.sha256(content).hexdigest()
+    return FileEntry(path=path, size_bytes=content.nbytes, sha256=digest)
+
+
+def write_files(root: Path, contents: Iterable[Content]) -> None:
+    """Write files below `root`, not flushed yet."""
+    folders = set[str]()
     for path, content in contents:
         place = os.path.join(root, path)
         folder = os.path.dirname(place)
@@ -130,9 +136,6 @@ def write_files(root: Path, contents: Iterable[Content]) -> list[FileEntry]:
             folders.add(folder)
         with open(place, "wb", buffering=0) as file:
             _write_all(file, content)
-        digest = hashlib.sha256(content).hexdigest()
-        entries.append(FileEntry(path=path, size_bytes=content.nbytes, sha256=digest))
-    return sorted(entries, key=lambda entry: entry["path"])
 
 
 def _write_all(file: FileIO, content: memoryview) -> None:

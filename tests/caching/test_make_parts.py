@@ -81,10 +81,11 @@ def begin(folder: Path, teacher: nn.Module, *, k: int = 2) -> Work:
         network=network,
         device=torch.device("cpu"),
         batch_size=BATCH,
+        read_rows=BATCH,
         plan=plan,
         spec=spec,
         folder=folder,
-        writes_behind=True,
+        builds_behind=True,
     )
 
 
@@ -234,11 +235,14 @@ def test_a_part_in_other_hands_is_made_here_once_they_let_go(tmp_path: Path) -> 
     assert missing_parts(work.folder, work.plan) == []
 
 
-def test_the_bytes_depend_neither_on_the_order_nor_on_who_writes(tmp_path: Path) -> None:
+def test_the_bytes_depend_on_neither_order_nor_writer_nor_reader(
+    tmp_path: Path,
+) -> None:
     digests = set()
     for number, order in enumerate(([0, 1, 2], [2, 1, 0])):
         work = begin(tmp_path / str(number), Teacher())
-        make(replace(work, writes_behind=number == 0), order=order)
+        changed = replace(work, builds_behind=number == 0, read_rows=(1 + number) * BATCH)
+        make(changed, order=order)
         digests.add(complete(work).digest)
     assert len(digests) == 1
 

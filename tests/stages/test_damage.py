@@ -133,7 +133,7 @@ PLACES = {
 def place_of(cache: Path, name: str) -> Path:
     """Find a file of part 2; for targets, the one that holds the logits."""
     found = next(cache.glob(PLACES[name]))
-    return found if found.is_file() else next(found.glob("logits/c/0/0"))
+    return found if found.is_file() else next(found.glob("logits/c.0.0"))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -224,7 +224,7 @@ def test_cache_teacher_does_not_bless_a_file_cut_since_it_was_committed(cached_l
     truncate(place_of(cached_lab.cache, "targets"))
     answer = cached_lab.cache_teacher("--quiet")
     assert answer.status == 1
-    assert "part 2: targets/00002.zarr/logits/c/0/0: 31 of 32 bytes. Delete" in answer.stderr
+    assert "part 2: targets/00002.zarr/logits/c.0.0: 31 of 32 bytes. Delete" in answer.stderr
 
 
 def test_many_faults_are_counted_and_the_first_twenty_named(cached_lab: Lab) -> None:

@@ -76,8 +76,8 @@ def test_inspect_shows_provenance_sizes_masses_and_rows(cached_lab: Lab) -> None
 
 
 def test_inspect_refuses_a_damaged_first_part(cached_lab: Lab) -> None:
-    path = cached_lab.cache / "targets" / "00000.zarr" / "logits" / "c" / "0" / "0"
+    path = cached_lab.cache / "targets" / "00000.zarr" / "logits" / "c.0.0"
     path.write_bytes(bytes(path.stat().st_size))
     answer = run_cli("inspect", str(cached_lab.cache))
     assert (answer.status, answer.stdout) == (1, "")
-    assert "part 0: targets/00000.zarr/logits/c/0/0: its checksum differs" in answer.stderr
+    assert "part 0: targets/00000.zarr/logits/c.0.0: its checksum differs" in answer.stderr

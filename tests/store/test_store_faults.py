@@ -32,7 +32,7 @@ def cache(sound: Path, tmp_path: Path) -> Path:
 def file_of(folder: Path, part: int) -> str:
     """Return the path of a file with arrays of a part."""
     is_zarr = (folder / "targets" / "00000.zarr").is_dir()
-    return f"targets/0000{part}.zarr/logits/c/0/0" if is_zarr else f"targets/0000{part}.parquet"
+    return f"targets/0000{part}.zarr/logits/c.0.0" if is_zarr else f"targets/0000{part}.parquet"
 
 
 def read_all(cache: Cache) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,15 @@ _BYTES_CODECS = (
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "bytes"},
 )
-_REGULAR_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+# With dots a chunk needs no folders of its own, each of which would be made and flushed.
+_SEPARATORS = (".", "/")
 
 
 @dataclass(frozen=True)
 class _Layout:
     chunk_entries: int
     is_compressed: bool
+    separator: str
 
 
 def encode(
@@ -52,15 +55,16 @@ def encode(
         array = np.ascontiguousarray(arrays[field.name], field.numpy_dtype)
         for index, start in enumerate(range(0, entries, step)):
             chunk = _encode_chunk(array[start : start + step], step, compression)
-            yield f"{stem}.zarr/{field.name}/{_chunk_key(field, index)}", chunk
+            key = _chunk_key(field, index, _SEPARATORS[0])
+            yield f"{stem}.zarr/{field.name}/{key}", chunk
 
 
 def _chunk_entries(field: Field, entries: int) -> int:
     return max(1, min(entries, CHUNK_BYTES // field.entry_bytes))
 
 
-def _chunk_key(field: Field, index: int) -> str:
-    return "/".join(["c", str(index), *("0" for _ in field.shape)])
+def _chunk_key(field: Field, index: int, separator: str) -> str:
+    return separator.join(["c", str(index), *("0" for _ in field.shape)])
 
 
 def _encode_chunk(entries: Array, step: int, compression: str) -> memoryview:
@@ -102,6 +106,7 @@ def _documents(layouts: tuple[tuple[Field, int, int], ...], compression: str) ->
                 dtype=field.numpy_dtype,
                 compressors=codec,
                 fill_value=0,
+                chunk_key_encoding={"name": "default", "separator": _SEPARATORS[0]},
                 dimension_names=[field.axis, *(None for _ in field.shape)],
             )
         return {
@@ -132,7 +137,7 @@ def _read_array(load: Load, root: str, field: Field, entries: int) -> Array:
     for index, start in enumerate(range(0, entries, step)):
         flat = array[start : start + step].reshape(-1).view(np.uint8)
         read_chunk = _read_compressed if layout.is_compressed else _read_raw
-        path = f"{root}/{_chunk_key(field, index)}"
+        path = f"{root}/{_chunk_key(field, index, layout.separator)}"
         read_chunk(load, path, flat, step * field.entry_bytes)
     return array
 
@@ -174,9 +179,16 @@ def _read_layout(load: Load, path: str, field: Field, entries: int) -> _Layout:
     wanted = (field.dtype, [entries, *field.shape], list(field.shape))
     if found != wanted:
         raise load.fault(path, f"dtype, shape and chunk are {found}; they must be {wanted}")
-    keys = document.get("chunk_key_encoding")
-    if first not in _BYTES_CODECS or names not in ([], ["blosc"]) or keys != _REGULAR_KEYS:
+    if first not in _BYTES_CODECS or names not in ([], ["blosc"]):
         raise load.fault(path, "its codecs are not those of the format (bytes, blosc)")
+    keys = document.get("chunk_key_encoding")
+    separators = [each for each in _SEPARATORS if keys == _default_keys(each)]
+    if not separators:
+        raise load.fault(path, f"its chunks are named by {keys}; the format has the default names")
     if type(chunk_shape[0]) is not int or chunk_shape[0] < 1:
         raise load.fault(path, f"{chunk_shape[0]} entries in a chunk; it must be 1 or more")
-    return _Layout(chunk_entries=chunk_shape[0], is_compressed=bool(names))
+    return _Layout(chunk_shape[0], is_compressed=bool(names), separator=separators[0])
+
+
+def _default_keys(separator: str) -> dict[str, Any]:
+    return {"name": "default", "configuration": {"separator": separator}}
