@@ -20,7 +20,7 @@ from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
 from pipeline.models import prepare
-from pipeline.samples import SampleBatch, content_digests
+from pipeline.samples import SampleBatch
 from pipeline.store import (
     Built,
     SampleTable,
@@ -65,8 +65,9 @@ def make_parts(
     Parts that another process is making are left to it; at the end it is waited for, with a word to
     `wait`, and what it did not finish is made here.
 
-    Raises: TargetError if the teacher's logits are not finite, naming the samples; CacheError if
-    the disk refuses. Parts committed before stay.
+    Raises: TargetError if the teacher's logits are not finite, naming the samples; SampleError if
+        samples changed since they were scanned; CacheError if the disk refuses. Parts committed
+        before stay.
     """
     while parts := _still_missing(work, order):
         made = _make_free_parts(work, parts, advance)
@@ -141,7 +142,7 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.read_rows):
             block = work.samples.read(range(start, min(start + work.read_rows, rows.stop)))
-            digests = content_digests(block.inputs)
+            digests = work.contents.confirm(work.samples.name, start, block)
             for first in range(0, len(block.ids), work.batch_size):
                 cut = slice(first, first + work.batch_size)
                 batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])

@@ -24,7 +24,7 @@ from pipeline.errors import RecipeError
 from pipeline.experiment import Scanned, count_classes, open_model, scan_data
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
-from pipeline.samples import Samples, Scan
+from pipeline.samples import ContentLog, Samples, Scan
 from pipeline.store import PLAN_FILE, Plan, read_plan
 from pipeline.targets import TargetSpec, nodes_with, target_fields
 
@@ -38,6 +38,7 @@ class Work:
     """Everything a part is made from."""
 
     samples: Samples
+    contents: ContentLog
     network: Network
     device: torch.device
     batch_size: int
@@ -66,7 +67,8 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     set_threads(threads)
     use_deterministic_kernels()
     keep_freed_memory()
-    data = scan_data(recipe, cache.data, quiet=quiet)
+    contents = ContentLog()
+    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
@@ -97,6 +99,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     )
     return Work(
         samples=data.samples,
+        contents=contents,
         network=network,
         device=device,
         batch_size=teacher.batch_size,

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.samples import (
+    ContentLog,
     Locator,
     Samples,
     Scan,
@@ -54,8 +55,10 @@ def open_data(recipe: Recipe, name: str) -> Samples:
     return subset(samples, **table.subset.model_dump()) if table.subset else samples
 
 
-def scan_data(recipe: Recipe, name: str, *, quiet: bool) -> Scanned:
+def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None = None) -> Scanned:
     """Open a dataset and read every sample once, so that what is wrong shows before the long work.
+
+    `log` is told of the contents of all that may be used.
 
     Raises: SampleError that counts and names what cannot be used.
     """
@@ -66,6 +69,7 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool) -> Scanned:
             on_error=recipe.data[name].on_error,
             threads=os.cpu_count() or 1,
             advance=advance,
+            log=log,
         )
     for skip in scan.skipped[:SHOWN_SKIPS]:
         say(f"data.{name}: skipped {skip.id}: {skip.reason}", quiet)

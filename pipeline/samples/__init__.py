@@ -10,6 +10,7 @@ This room knows no model, no target and no cache. To add a kind: a function that
 """
 
 from pipeline.samples.batch import SampleBatch, Samples, content_digests, read_labels
+from pipeline.samples.contents import ContentLog
 from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
@@ -17,6 +18,7 @@ from pipeline.samples.subsets import Subset, subset, without
 
 __all__ = [
     "KINDS",
+    "ContentLog",
     "IdIndex",
     "Locator",
     "SampleBatch",

@@ -4,7 +4,8 @@ Knows nothing of files, of models or of what a dataset is used for.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -68,18 +69,24 @@ def content_digests(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     Shapes: inputs (B, ...); returns (B, 16).
     Source: BLAKE2b, RFC 7693, with 16 bytes of digest.
     """
-    dtype = inputs.dtype.newbyteorder("<")
-    shape = inputs.shape[1:]
-    flat = np.ascontiguousarray(inputs, dtype=dtype).reshape(len(inputs), int(np.prod(shape)))
-    size = flat.shape[1] * flat.itemsize
-    content = flat.view(np.uint8).reshape(-1).data
-    header = hashlib.blake2b(f"{dtype.str}{shape}".encode(), digest_size=DIGEST_BYTES)
+    described = f"{inputs.dtype.newbyteorder('<').str}{inputs.shape[1:]}"
+    header = hashlib.blake2b(described.encode(), digest_size=DIGEST_BYTES)
     digests = []
-    for start in range(0, len(flat) * size, size) if size else [0] * len(flat):
+    for content in content_views(inputs):
         digest = header.copy()
-        digest.update(content[start : start + size])
+        digest.update(content)
         digests.append(digest.digest())
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def content_views(inputs: NDArray[Any]) -> Iterator[memoryview]:
+    """Look at the bytes of each sample, little-endian and in C order. Shapes: inputs (B, ...)."""
+    little = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<"))
+    flat = little.reshape(len(inputs), math.prod(inputs.shape[1:]))
+    size = flat.shape[1] * flat.itemsize
+    content = flat.view(np.uint8).reshape(-1).data
+    for start in range(0, len(flat) * size, size) if size else [0] * len(flat):
+        yield content[start : start + size]
 
 
 def stack_inputs(where: str, ids: Sequence[str], inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:

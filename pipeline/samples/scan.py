@@ -23,6 +23,7 @@ from pipeline.samples.batch import (
     ids_at,
     name_some,
 )
+from pipeline.samples.contents import ContentLog, content_checksums
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -63,11 +64,12 @@ class Scan:
 class Piece:
     """Samples of one shape that were read.
 
-    Shapes: digests (B, 16); labels and finite (B,)."""
+    Shapes: digests (B, 16); checksums, labels and finite (B,)."""
 
     start: int
     ids: list[str]
     digests: NDArray[np.uint8]
+    checksums: NDArray[np.uint32]
     labels: NDArray[np.int64]
     finite: NDArray[np.bool_]
     signature: Signature
@@ -100,12 +102,13 @@ def scan_samples(
     on_error: Literal["raise", "skip"] = "raise",
     threads: int = 2,
     advance: Callable[[int], None] | None = None,
+    log: ContentLog | None = None,
 ) -> Scan:
     """Read every sample once and describe the dataset, or say everything that is wrong with it.
 
-    The digest covers ids, labels and content digests in order. `on_error="skip"` leaves out
-    samples that are unreadable, of another shape than the first, or not finite, and records them;
-    duplicate ids and wrong labels are always refused.
+    The digest covers ids, labels and content digests in order; `log` is told of the contents.
+    `on_error="skip"` leaves out samples that are unreadable, of another shape than the first, or
+    not finite, and records them; duplicate ids and wrong labels are always refused.
 
     Raises: SampleError that counts each kind of fault and names the first five.
     """
@@ -118,7 +121,9 @@ def scan_samples(
     blocks = (np.arange(start, min(start + step, count)) for start in range(0, count, step))
     for pieces in map_in_order(lambda block: _read_block(samples, block), blocks, threads):
         for piece in pieces:
-            _add(tally, piece, hashes, samples.class_names)
+            is_good = _add(tally, piece, hashes, samples.class_names)
+            if log is not None and isinstance(piece, Piece):
+                log.add(piece.digests[is_good], piece.checksums[is_good])
         if advance is not None:
             advance(sum(len(p.ids) if isinstance(p, Piece) else 1 for p in pieces))
     skipped = np.array([each.index for each in tally.skipped], dtype=np.int64)
@@ -228,8 +233,15 @@ def _piece(start: int, batch: SampleBatch) -> Piece:
     finite = np.ones(len(batch.ids), dtype=bool)
     if batch.inputs.dtype.kind == "f":
         finite = np.isfinite(batch.inputs).all(axis=tuple(range(1, batch.inputs.ndim)))
-    signature = (batch.inputs.shape[1:], batch.inputs.dtype.name)
-    return Piece(start, batch.ids, content_digests(batch.inputs), batch.labels, finite, signature)
+    return Piece(
+        start,
+        batch.ids,
+        content_digests(batch.inputs),
+        content_checksums(batch.inputs),
+        batch.labels,
+        finite,
+        signature=(batch.inputs.shape[1:], batch.inputs.dtype.name),
+    )
 
 
 def _add(
@@ -237,12 +249,16 @@ def _add(
     piece: Piece | Skipped,
     hashes: NDArray[np.uint64],
     class_names: tuple[str, ...] | None,
-) -> None:
-    """Add what was read to the tally; `hashes` (number of samples,) is filled in place."""
+) -> NDArray[np.bool_]:
+    """Add what was read to the tally; `hashes` (number of samples,) is filled in place.
+
+    Shapes: returns (B,), which samples may be used.
+    """
     if isinstance(piece, Skipped):
         tally.blame("unreadable", piece)
-        return
+        return np.zeros(1, dtype=bool)
     tally.expected = tally.expected or piece.signature
+    is_good = piece.finite & (piece.signature == tally.expected)
     hashes[piece.start : piece.start + len(piece.ids)] = hash_ids(piece.ids)
     top = len(class_names) if class_names is not None else np.iinfo(np.int64).max
     labels = piece.labels.tolist()
@@ -257,6 +273,7 @@ def _add(
                 tally.blame("labels out of range", Skipped(index, sample_id, str(labels[place])))
             tally.digest.update(_identity(sample_id, labels[place], digest))
             tally.labels[labels[place]] += 1
+    return is_good
 
 
 def _identity(sample_id: str, label: int, digest: NDArray[np.uint8]) -> bytes:

@@ -12,9 +12,9 @@ from tiny import CLASSES, make_samples, make_spec
 from torch import Tensor, nn
 
 from pipeline.caching import Work, make_parts
-from pipeline.errors import CacheError, TargetError
+from pipeline.errors import CacheError, SampleError, TargetError
 from pipeline.models import Network
-from pipeline.samples import content_digests
+from pipeline.samples import ContentLog, content_digests, scan_samples
 from pipeline.samples.arrays import ArraySamples
 from pipeline.store import (
     Cache,
@@ -76,8 +76,11 @@ def begin(folder: Path, teacher: nn.Module, *, k: int = 2) -> Work:
     plan = Plan(ROWS, ROWS_PER_PART, "zarr", "none", fields, settings={}, about=about)
     write_plan(folder, plan)
     network = Network(teacher).eval()
+    contents = ContentLog()
+    scan_samples(samples, log=contents)
     return Work(
         samples=samples,
+        contents=contents,
         network=network,
         device=torch.device("cpu"),
         batch_size=BATCH,
@@ -254,3 +257,19 @@ def test_inputs_that_cannot_be_written_to_are_fine(tmp_path: Path) -> None:
     assert isinstance(work.samples, ArraySamples)
     frozen = ArraySamples("data.train", None, inputs, None, work.samples.id_rows)
     assert make(Work(**{**vars(work), "samples": frozen})) == ROWS
+
+
+def test_data_that_changes_while_the_teacher_works_is_named_and_finished_parts_stay(
+    tmp_path: Path,
+) -> None:
+    work = begin(tmp_path / "cache", Teacher())
+    assert isinstance(work.samples, ArraySamples)
+    inputs: NDArray[np.float32] = np.array(work.samples.inputs)
+    inputs[[9, 11]] += 1
+    changed = replace(work.samples, inputs=inputs)
+    with pytest.raises(SampleError) as caught:
+        make(replace(work, samples=changed, read_rows=ROWS))
+    assert str(caught.value).startswith(
+        "data.train: 2 of 8 samples changed after they were scanned: s9, s11; nothing may write"
+    )
+    assert missing_parts(work.folder, work.plan) == [1, 2]
