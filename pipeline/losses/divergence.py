@@ -1,83 +1,104 @@
 """The divergence of the student from the teacher, with its gradient written out.
 
-A dozen small operations and their backward passes would cost a small student a noticeable share of
-its step. The gradients are known in closed form, and nearly free where the value is computed; so is
-the softmax, for torch's own takes 19 microseconds for 128 rows of 10 classes, and exp and sum 6.
+Dozens of small operations and their backward passes would cost a small student a noticeable share
+of its step. The gradients are known in closed form and nearly free where the value is computed, so
+all of a batch is one node of autograd's graph, and what can be left unnormalised is.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses.average import at_least_float32
+from pipeline.targets import Targets, log_tail_sum
 
-class DenseDivergence(torch.autograd.Function):
-    """KL(teacher || student) of each position over all classes; the gradient is q - p.
+# Of logits (P, C), targets of P positions and a temperature: the sum over positions, and its
+# derivative by the logits (P, C).
+Rule = Callable[[Tensor, Targets, float], tuple[Tensor, Tensor]]
 
-    Shapes: student (P, C), divided by the temperature; log_probs (P, C); gives (P,).
+
+class Divergence(torch.autograd.Function):
+    """The value of a rule, and its gradient where that is asked for.
+
+    Shapes: logits (P, C); gives ().
     Units: nats.
-    Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, equation 2.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, log_probs: Tensor) -> Tensor:
-        """Compute the divergence, and its gradient where it will be asked for."""
-        relative = student - student.amax(1, keepdim=True)  # (P, C)
-        powers = relative.exp()
-        total = powers.sum(1, keepdim=True)
-        probs = log_probs.exp()
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(powers / total - probs)
-        return (probs * (log_probs - relative + total.log())).sum(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
-        """Scale the gradient that was kept."""
-        (gradient,) = ctx.saved_tensors
-        return gradient * scale[:, None], None
-
-
-class BucketDivergence(torch.autograd.Function):
-    """KL(teacher || student) of each position, over K kept classes and their tail as one more.
-
-    With q the student's softmax, p and t the teacher's probabilities of the kept classes and of the
-    tail, the gradient by the student's logits is q - p at a kept class. The left-out ones share
-    Q - t, Q being the sum of their q, in proportion to q.
-
-    Shapes: student (P, C), divided by the temperature; classes and log_probs (P, K), log_tail (P,);
-        gives (P,).
-    Units: nats.
-    Source: the chain rule; `gradcheck` in the tests.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor
+        ctx: Any, logits: Tensor, rule: Rule, targets: Targets, temperature: float
     ) -> Tensor:
-        """Compute the divergence, and its gradient where it will be asked for."""
-        relative = student - student.amax(1, keepdim=True)  # (P, C)
-        kept = relative.gather(1, classes)  # (P, K)
-        rest = relative.scatter(1, classes, -math.inf)
-        # Relative to its own best: a small tail would underflow; 1 minus the kept mass is rounded.
-        best = rest.amax(1, keepdim=True)
-        powers = rest.sub_(best).exp_()  # (P, C)
-        sum_rest = powers.sum(1, keepdim=True)
-        log_rest = best + sum_rest.log()  # (P, 1)
-        log_total = (kept.exp().sum(1, keepdim=True) + log_rest.exp()).log()
-        log_kept, log_rest = kept - log_total, log_rest - log_total
-        probs, mass = log_probs.exp(), log_tail.exp()[:, None]
-        if ctx.needs_input_grad[0]:
-            powers.mul_((log_rest.exp() - mass) / sum_rest)
-            ctx.save_for_backward(powers.scatter_(1, classes, log_kept.exp() - probs))
-        of_tail = mass * (log_tail[:, None] - log_rest)
-        return (probs * (log_probs - log_kept)).sum(1) + of_tail[:, 0]
+        """Compute both at once: the gradient is a few operations more."""
+        value, gradient = rule(at_least_float32(logits), targets, temperature)
+        ctx.save_for_backward(gradient)
+        return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
         """Scale the gradient that was kept."""
         (gradient,) = ctx.saved_tensors
-        return gradient * scale[:, None], None, None, None
+        return gradient * scale, None, None, None
+
+
+def diverge_dense(logits: Tensor, targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Sum KL(teacher || student) over all classes; the gradient is (q - p) / T.
+
+    Shapes: logits (P, C), targets that keep all C classes; returns () and (P, C).
+    Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, equation 2.
+    """
+    teacher, student = targets.logits / temperature, _relative(logits, temperature)
+    if targets.classes is not None:  # the same classes in another order
+        teacher = torch.empty_like(teacher).scatter_(1, targets.classes, teacher)
+    teacher_powers, student_powers = teacher.exp(), student.exp()
+    teacher_total, student_total = (
+        powers.sum(1, keepdim=True) for powers in (teacher_powers, student_powers)
+    )
+    probs = teacher_powers.div_(teacher_total)
+    value = (probs * (teacher - student)).sum() + (student_total / teacher_total).log_().sum()
+    gradient = student_powers.div_(student_total).sub_(probs).div_(temperature)
+    return value, gradient
+
+
+def diverge_bucket(logits: Tensor, targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Sum KL(teacher || student) over K kept classes and their tail as one more.
+
+    With q the student's softmax, p and t the teacher's probabilities of the kept classes and of the
+    tail, the gradient by the student's logits over T is q - p at a kept class. The left-out ones
+    share Q - t, Q being the sum of their q, in proportion to q.
+
+    Shapes: logits (P, C), targets with a tail; returns () and (P, C).
+    Source: the chain rule; `gradcheck` in the tests.
+    """
+    assert targets.classes is not None
+    teacher, log_tail = targets.logits / temperature, log_tail_sum(targets, temperature)[:, None]
+    powers, tail = teacher.exp(), log_tail.exp()
+    teacher_total = powers.sum(1, keepdim=True).add_(tail)  # (P, 1)
+    probs, mass = powers.div_(teacher_total), tail.div_(teacher_total)  # (P, K), (P, 1)
+
+    student = _relative(logits, temperature)
+    kept = student.gather(1, targets.classes)  # (P, K)
+    rest = student.scatter_(1, targets.classes, -math.inf)  # (P, C)
+    # Relative to its own best: a small tail would underflow; 1 minus the kept mass is rounded.
+    best = rest.amax(1, keepdim=True)
+    rest = rest.sub_(best).exp_()
+    rest_sum = rest.sum(1, keepdim=True)
+    log_rest = best.add_(rest_sum.log())  # (P, 1)
+    kept_powers, rest_powers = kept.exp(), log_rest.exp()
+    student_total = kept_powers.sum(1, keepdim=True).add_(rest_powers)  # (P, 1)
+
+    of_totals = (student_total / teacher_total).log_().add_(mass * (log_tail - log_rest))
+    value = (probs * (teacher - kept)).sum() + of_totals.sum()
+    share = rest_powers.div_(student_total).sub_(mass).div_(rest_sum)
+    gradient = rest.mul_(share)
+    gradient.scatter_(1, targets.classes, kept_powers.div_(student_total).sub_(probs))
+    return value, gradient.div_(temperature)
+
+
+def _relative(logits: Tensor, temperature: float) -> Tensor:
+    """Soften logits, relative to the largest of each position. Shapes: (P, C)."""
+    return (logits - logits.amax(1, keepdim=True)).div_(temperature)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, average
-from pipeline.losses.divergence import BucketDivergence, DenseDivergence
-from pipeline.targets import Targets, soften
+from pipeline.losses.divergence import Divergence, diverge_bucket, diverge_dense
+from pipeline.targets import Soft, Targets, check_temperature, soften
 
 
 def soft_targets(
@@ -38,47 +38,40 @@ def soft_targets(
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
     """
     _check(student_logits, targets, tail)
-    soft = soften(targets, temperature)
-    student = at_least_float32(student_logits) / temperature
-    if soft.log_tail is None or targets.classes is None:
-        loss = _dense(student, targets.classes, soft.log_probs)
-    else:
-        loss = TAILS[tail](student, targets.classes, soft.log_probs, soft.log_tail)
-    return average(loss.sum(), count=len(targets) if count is None else count) * temperature**2
+    check_temperature(temperature, has_tail=targets.tail is not None)
+    total = TAILS["bucket" if targets.tail is None else tail](student_logits, targets, temperature)
+    return average(total, len(targets) if count is None else count) * temperature**2
 
 
-def _dense(student: Tensor, classes: Tensor | None, log_probs: Tensor) -> Tensor:
-    kept = student if classes is None else student.gather(1, classes)  # (P, C), another order
-    loss: Tensor = DenseDivergence.apply(kept, log_probs)  # type: ignore[no-untyped-call]
-    return loss
-
-
-def _bucket(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
-    loss: Tensor = BucketDivergence.apply(  # type: ignore[no-untyped-call]  # torch's own
-        student, classes, log_probs, log_tail
+def _bucket(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    rule = diverge_dense if targets.tail is None else diverge_bucket
+    total: Tensor = Divergence.apply(  # type: ignore[no-untyped-call]  # torch's own
+        logits, rule, targets, temperature
     )
-    return loss
+    return total
 
 
-def _uniform(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
-    student = student.log_softmax(1)
-    kept = student.gather(1, classes)
+def _uniform(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    soft, student, kept = _soften_both(logits, targets, temperature)
+    assert soft.log_tail is not None
     count = student.shape[1] - kept.shape[1]
     tail_mean = (student.sum(1) - kept.sum(1)) / count
-    of_tail = log_tail.exp() * (log_tail - math.log(count) - tail_mean)
-    return _divergence(log_probs, kept) + of_tail
+    of_tail = soft.log_tail.exp() * (soft.log_tail - math.log(count) - tail_mean)
+    return _divergence(soft.log_probs, kept) + of_tail.sum()
 
 
-def _renormalise(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
-    return _none(student, classes, log_probs.log_softmax(1), log_tail)
+def _renormalise(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    soft, _, kept = _soften_both(logits, targets, temperature)
+    return _divergence(soft.log_probs.log_softmax(1), kept)
 
 
-def _none(student: Tensor, classes: Tensor, log_probs: Tensor, log_tail: Tensor) -> Tensor:
-    return _divergence(log_probs, student.log_softmax(1).gather(1, classes))
+def _none(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    soft, _, kept = _soften_both(logits, targets, temperature)
+    return _divergence(soft.log_probs, kept)
 
 
-# Each of (student logits over temperature (P, C), classes (P, K), log-probs (P, K), log-tail (P,)).
-TAILS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+# Each sums over the positions of (student logits (P, C), targets, temperature).
+TAILS: dict[str, Callable[[Tensor, Targets, float], Tensor]] = {
     "bucket": _bucket,
     "uniform": _uniform,
     "renormalise": _renormalise,
@@ -86,9 +79,18 @@ TAILS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def _soften_both(
+    logits: Tensor, targets: Targets, temperature: float
+) -> tuple[Soft, Tensor, Tensor]:
+    """Shapes: returns the teacher's, the student's log-probs (P, C), and those kept (P, K)."""
+    assert targets.classes is not None
+    student = (at_least_float32(logits) / temperature).log_softmax(1)
+    return soften(targets, temperature), student, student.gather(1, targets.classes)
+
+
 def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Sum p (log p - log q) over kept classes. Shapes: both (P, K), log-probs; returns (P,)."""
-    return (teacher.exp() * (teacher - student)).sum(1)
+    """Sum p (log p - log q) over kept classes and positions. Shapes: both (P, K), log-probs."""
+    return (teacher.exp() * (teacher - student)).sum()
 
 
 def _check(student_logits: Tensor, targets: Targets, tail: str) -> None:

@@ -35,6 +35,7 @@ ROWS_PER_PART = 8192
 AHEAD = 2
 
 Digests = NDArray[np.uint8]
+Fields = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Stream(IterableDataset[Batch]):
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
+        self._fields = _names(self.spec) if self.spec else []
         self._finder = Finder(Locator(samples))
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
@@ -143,7 +145,7 @@ class Stream(IterableDataset[Batch]):
 
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
         windows = self.order.windows(epoch)
-        held: list[tuple[Rows, dict[str, NDArray[np.generic]]]] = []
+        held: list[tuple[Rows, Fields]] = []
         number = first
         cut = pieces(self.order, epoch=epoch, batch_size=self.batch_size, first_batch=first)
         for piece in cut:
@@ -154,7 +156,7 @@ class Stream(IterableDataset[Batch]):
                     yield epoch, number, self._join(held)
                 held, number = [], number + 1
 
-    def _take(self, parts: Rows, places: Rows) -> tuple[Rows, dict[str, NDArray[np.generic]]]:
+    def _take(self, parts: Rows, places: Rows) -> tuple[Rows, Fields]:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         window = self._load(parts)
         return window.indices[places], window.gather(places)
@@ -172,22 +174,16 @@ class Stream(IterableDataset[Batch]):
             return sample_window([self.order.part_rows(part) for part in parts])
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
-            self.cache, parts, finder=self._finder, names=_names(self.spec), check=check
+            self.cache, parts, finder=self._finder, names=self._fields, check=check
         )
         self._unread.difference_update(parts)
         return window
 
-    def _join(self, held: list[tuple[Rows, dict[str, NDArray[np.generic]]]]) -> Batch:
+    def _join(self, held: list[tuple[Rows, Fields]]) -> Batch:
         read = self.samples.read(np.concatenate([indices for indices, _ in held]))
         targets = None
         if self.spec is not None:
-            fields = {
-                name: np.concatenate([gathered[name] for _, gathered in held])
-                if len(held) > 1
-                else held[0][1][name]
-                for name in _names(self.spec)
-            }
-            targets = decode(self.spec, fields)
+            targets = decode(self.spec, _concatenate([gathered for _, gathered in held]))
         return Batch(read.ids, _tensor(read.inputs), _tensor(read.labels), targets)
 
 
@@ -195,6 +191,14 @@ def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
     for part in range(cache.plan.part_count):
         table = cache.read_samples(part)
         yield table.ids, table.digests
+
+
+def _concatenate(gathered: Sequence[Fields]) -> Fields:
+    """Join the fields of a batch's pieces; most batches lie in one window and are one piece."""
+    first, *others = gathered
+    if not others:
+        return first
+    return {name: np.concatenate([each[name] for each in gathered]) for name in first}
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

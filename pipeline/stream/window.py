@@ -6,6 +6,7 @@ It does not know in which order they are asked for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -32,6 +33,11 @@ class Window:
     over_rows: Mapping[str, Array]
     over_positions: Mapping[str, Array]
 
+    @cached_property
+    def is_single(self) -> bool:
+        """Whether every row has one position, as images have."""
+        return bool((self.positions == 1).all())
+
     def gather(self, places: Rows) -> dict[str, Array]:
         """Copy the fields of some rows, one after the other. Shapes: places (n,)."""
         at = self._positions_of(places)
@@ -41,9 +47,9 @@ class Window:
         }
 
     def _positions_of(self, places: Rows) -> Rows:
+        if self.is_single:
+            return places
         counts, starts = self.positions[places], self.starts[places]
-        if len(counts) and counts.min() == counts.max() == 1:
-            return starts
         # Each row's run of positions, as one flat index: its start, plus 0, 1, 2, ... within it.
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         at: Rows = np.repeat(starts, counts) + within

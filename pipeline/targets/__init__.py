@@ -6,7 +6,14 @@
 
 from pipeline.targets.encoding import encode, find_bad_positions
 from pipeline.targets.kept import Targets, decode
-from pipeline.targets.soften import Soft, check_temperature, kept_mass, soften, tail_mass
+from pipeline.targets.soften import (
+    Soft,
+    check_temperature,
+    kept_mass,
+    log_tail_sum,
+    soften,
+    tail_mass,
+)
 from pipeline.targets.spec import TargetSpec, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
@@ -20,6 +27,7 @@ __all__ = [
     "encode",
     "find_bad_positions",
     "kept_mass",
+    "log_tail_sum",
     "nodes_with",
     "soften",
     "tail_mass",

@@ -38,6 +38,8 @@ class Targets:
         return self._each(lambda tensor: tensor[positions])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
+        if self.logits.device == torch.device(device):
+            return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     @property

@@ -5,7 +5,9 @@ Knows what Targets hold; not where they came from, nor what a student is asked t
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import TargetError
@@ -43,12 +45,35 @@ def soften(targets: Targets, temperature: float) -> Soft:
     total = logits.exp().sum(1)  # (P,)
     if targets.tail is None:
         return Soft(logits - total.log()[:, None], None)
-    known, stored = tail_weights(targets.nodes, temperature)
-    # Not a matrix product: autocast would take that in bfloat16.
-    log_tail = (targets.tail * targets.tail.new_tensor(stored)).sum(1)  # (P,)
-    log_tail = log_tail + known * math.log(targets.left_out_count)
+    log_tail = log_tail_sum(targets, temperature)
     log_total = (total + log_tail.exp()).log()
     return Soft(logits - log_total[:, None], log_tail - log_total)
+
+
+def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
+    """Compute K(1/T): the log of the sum of exp(x / T) over the left-out classes.
+
+    Shapes: returns (P,).
+    Units:  nats.
+    Source: pipeline/store/FORMAT.md, the tail.
+    """
+    assert targets.tail is not None
+    known, stored = tail_weights(targets.nodes, temperature)
+    # Not a matrix product: autocast would take that in bfloat16.
+    log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)
+    return log_tail.add_(known * math.log(targets.left_out_count))
+
+
+def _constants(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    """Make a tensor of numbers, once for each device and dtype."""
+    return _made_constants(numbers, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _made_constants(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made outside inference mode, for a tensor that was made inside cannot be used in training.
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def kept_mass(targets: Targets, temperature: float) -> Tensor:
