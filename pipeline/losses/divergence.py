@@ -75,28 +75,31 @@ def diverge_bucket(logits: Tensor, targets: Targets, temperature: float) -> tupl
     Source: the chain rule; `gradcheck` in the tests.
     """
     assert targets.classes is not None
-    teacher, log_tail = targets.logits / temperature, log_tail_sum(targets, temperature)[:, None]
-    powers, tail = teacher.exp(), log_tail.exp()
-    teacher_total = powers.sum(1, keepdim=True).add_(tail)  # (P, 1)
-    probs, mass = powers.div_(teacher_total), tail.div_(teacher_total)  # (P, K), (P, 1)
+    k = targets.logits.shape[1]
+    # The tail is one more class.
+    teacher = torch.cat(
+        [targets.logits / temperature, log_tail_sum(targets, temperature)[:, None]], 1
+    )  # (P, K + 1)
+    probs = teacher.exp()
+    teacher_total = probs.sum(1, keepdim=True)
+    probs.div_(teacher_total)
 
     student = _relative(logits, temperature)
     kept = student.gather(1, targets.classes)  # (P, K)
     rest = student.scatter_(1, targets.classes, -math.inf)  # (P, C)
     # Relative to its own best: a small tail would underflow; 1 minus the kept mass is rounded.
     best = rest.amax(1, keepdim=True)
-    rest = rest.sub_(best).exp_()
+    rest.sub_(best).exp_()
     rest_sum = rest.sum(1, keepdim=True)
-    log_rest = best.add_(rest_sum.log())  # (P, 1)
-    kept_powers, rest_powers = kept.exp(), log_rest.exp()
-    student_total = kept_powers.sum(1, keepdim=True).add_(rest_powers)  # (P, 1)
+    student = torch.cat([kept, best.add_(rest_sum.log())], 1)  # (P, K + 1)
+    powers = student.exp()
+    student_total = powers.sum(1, keepdim=True)
 
-    of_totals = (student_total / teacher_total).log_().add_(mass * (log_tail - log_rest))
-    value = (probs * (teacher - kept)).sum() + of_totals.sum()
-    share = rest_powers.div_(student_total).sub_(mass).div_(rest_sum)
-    gradient = rest.mul_(share)
-    gradient.scatter_(1, targets.classes, kept_powers.div_(student_total).sub_(probs))
-    return value, gradient.div_(temperature)
+    of_totals = (student_total / teacher_total).log_().sum()
+    value = (probs * (teacher - student)).sum().add_(of_totals)
+    difference = powers.div_(student_total).sub_(probs).div_(temperature)  # (P, K + 1)
+    gradient = rest.mul_(difference[:, k:] / rest_sum)
+    return value, gradient.scatter_(1, targets.classes, difference[:, :k])
 
 
 def _relative(logits: Tensor, temperature: float) -> Tensor:

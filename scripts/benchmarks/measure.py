@@ -54,7 +54,8 @@ def interleave(
 ) -> list[tuple[float, float]]:
     """Measure a round for warmth, then in turns A B A B, so that neither has the better hour.
 
-    A round is the sum of so many turns each: short turns share the machine's moods.
+    A round is so many turns each, all of them as long as their median: short turns share the
+    machine's moods, and a hiccup that hits one of them does not count.
     """
     if not options.quick:
         _round(ours, baseline, turns)
@@ -63,7 +64,7 @@ def interleave(
 
 def _round(ours: Measure, baseline: Measure, turns: int) -> tuple[float, float]:
     pairs = [(ours(), baseline()) for _ in range(turns)]
-    return sum(each for each, _ in pairs), sum(each for _, each in pairs)
+    return turns * median(each for each, _ in pairs), turns * median(each for _, each in pairs)
 
 
 def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:

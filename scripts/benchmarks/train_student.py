@@ -27,7 +27,7 @@ BAR = 1.05
 ROWS, QUICK_ROWS = 20_480, 300
 WINDOW_PARTS = 2
 # Of a round, which is an epoch.
-TURNS = 4
+TURNS = 8
 # Widths; the notes below the table say how long a step takes.
 STUDENT, SMALL, TINY = 48, 32, 4
 LEARNING_RATE = 1e-4
