@@ -8,7 +8,7 @@ sample, at a quarter of the price of digesting it again.
 import os
 import weakref
 import zlib
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,22 @@ class ContentLog:
         weakref.finalize(self, os.close, self._number)
 
     def add(self, digests: NDArray[np.uint8], checksums: NDArray[np.uint32]) -> None:
-        """Note the next samples. Shapes: digests (B, 16), checksums (B,)."""
+        """Note the next samples.
+
+        Shapes: digests (B, 16), checksums (B,).
+        Raises: SampleError if the temporary folder is full.
+        """
         entries = np.empty(len(digests), ENTRY)
         entries["digest"], entries["checksum"] = digests, checksums
-        with open(self._number, "ab", closefd=False) as file:
-            file.write(entries.tobytes())
+        try:
+            with open(self._number, "ab", closefd=False) as file:
+                file.write(entries.tobytes())
+        except OSError as error:
+            raise SampleError(
+                f"{gettempdir()}: cannot hold {ENTRY.itemsize} bytes a sample while the data is "
+                f"scanned: {error.strerror}. Free some space there, or name another folder in "
+                "TMPDIR."
+            ) from error
 
     def confirm(self, name: str, start: int, batch: SampleBatch) -> NDArray[np.uint8]:
         """Give the digests of the samples from `start` on, which must hold what they held.

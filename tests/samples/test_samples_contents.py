@@ -1,4 +1,6 @@
+import os
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +53,12 @@ def test_the_log_takes_no_place_that_others_see(
     log = ContentLog()
     log.add(np.zeros((3, 16), np.uint8), np.zeros(3, np.uint32))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here that is always full")
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = partial(Path("/dev/full").open, "wb")
+    monkeypatch.setattr("pipeline.samples.contents.TemporaryFile", full)
+    log = ContentLog()
+    with pytest.raises(SampleError, match=r"cannot hold 20 bytes a sample .*: No space left on"):
+        log.add(np.zeros((1, 16), np.uint8), np.zeros(1, np.uint32))

@@ -36,12 +36,15 @@ logits_with_ties = st.integers(1, 12).flatmap(
 )
 
 
+@pytest.mark.parametrize("sorted_classes_at_most", [0, 64], ids=["top-k", "sort"])
 @given(logits_with_ties, st.data())
 def test_larger_logit_first_then_smaller_class(
-    rows: list[list[float]], data: st.DataObject
+    sorted_classes_at_most: int, rows: list[list[float]], data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, len(rows[0])))
-    chosen = select_top_k(torch.tensor(rows), k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.targets.selection.SORTED_CLASSES", sorted_classes_at_most)
+        chosen = select_top_k(torch.tensor(rows), k)
     assert chosen.tolist() == [sorted_classes(row)[:k] for row in rows]
 
 
