@@ -22,7 +22,7 @@ Rule = Callable[[Tensor, Targets, float], tuple[Tensor, Tensor]]
 
 
 class Divergence(torch.autograd.Function):
-    """The value of a rule, and its gradient where that is asked for.
+    """The value of a rule; its gradient is computed with it and kept for the backward pass.
 
     Shapes: logits (P, C); gives ().
     Units: nats.
