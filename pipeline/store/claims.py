@@ -9,7 +9,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import CacheError
@@ -71,10 +71,17 @@ def is_claimed_here(folder: Path, name: str) -> bool:
 def sweep(folder: Path) -> None:
     """Remove what dead writers left in `.scratch/`, and the folder itself if nobody works in it."""
     root = folder / SCRATCH
-    for name in sorted({path.name.removesuffix(".lock") for path in root.glob("*")}):
+    for name in sorted({name.removesuffix(".lock") for name in _names_in(root)}):
         with claim(folder, name):
             pass  # a claim empties its folder when it is taken, and goes away when it is released
     _remove_if_empty(root)
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:  # the last of the others cleared it away
+        return []
 
 
 def _lock(path: Path, *, wait: bool) -> int | None:
@@ -101,7 +108,9 @@ def _lock(path: Path, *, wait: bool) -> int | None:
 
 def _open(path: Path) -> int:
     for _ in range(_ATTEMPTS):
-        path.parent.mkdir(exist_ok=True)
+        # Not `exist_ok`, which looks whether it is there: by then it may be gone again.
+        with suppress(FileExistsError):
+            path.parent.mkdir()
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except FileNotFoundError:

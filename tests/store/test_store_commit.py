@@ -145,6 +145,25 @@ def test_threads_cannot_claim_a_part_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "cache" / ".scratch").exists()
 
 
+def test_a_folder_that_others_clear_away_under_a_claim_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_plan(tmp_path / "cache", contract.tiny_plan())
+    mkdir, refused = os.mkdir, list[str]()
+
+    def there_and_gone(path: os.PathLike[str], *arguments: int) -> None:
+        if Path(path).name == ".scratch" and not refused:
+            refused.append(str(path))
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        mkdir(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", there_and_gone)
+    with claim_part(tmp_path / "cache", 0) as scratch:
+        assert scratch is not None
+        assert scratch.is_dir()
+    assert len(refused) == 1
+
+
 def test_a_committed_part_is_not_claimed_again(tmp_path: Path) -> None:
     plan = contract.tiny_plan()
     write_plan(tmp_path / "cache", plan)
