@@ -8,25 +8,27 @@ apart.
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, cycle
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Figure, Options, interleave, ratios, say
+from benchmarks.measure import Figure, Options, ratios, say
 from benchmarks.setting import TEACHER_BATCH, setting
 from pipeline.caching import Work, make_parts, plan_cache
 from pipeline.models import prepare
 from pipeline.recipe import load_recipe
-from pipeline.store import finish, missing_parts, write_plan
+from pipeline.store import finish, write_plan
 
 COMMAND = "scripts/bench cache-teacher"
 BAR = 1.05
-# Four parts of the default size, made two at a turn.
-ROWS, QUICK_ROWS = 32_768, 300
-PARTS_A_TURN = 2
+# Six parts of the default size: a round makes the whole cache, as a run does, and ends it once.
+ROWS, QUICK_ROWS = 49_152, 300
+# Batches: half a part. After so many of ours the bare network is asked about as many, for moods of
+# a shared machine last longer; what a part leaves to the writer is then done behind ours again.
+ASIDE = 16
 ALL = "targets.selection={kind='all'}"
 # About 20 ms and 50 ms a batch on two cores; the shipped Fashion-MNIST teacher takes 47.
 LIGHT, USUAL = "teacher.model.arguments={width=16}", "teacher.model.arguments={width=32}"
@@ -51,11 +53,12 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
     started = time.perf_counter()
     work = plan_cache(load_recipe(recipe, overrides), quiet=True)
     startup_s = time.perf_counter() - started
-    turns = _turns(work.plan.part_count)
-    ours, baseline = _make(work, name, turns), _forward(work, turns)
-    pairs = interleave(lambda: next(ours), lambda: next(baseline), options, len(turns))
-    batch_count = sum(1 for _ in _batches(work, range(work.plan.part_count)))
-    batch_ms = 1000 * median(forward_s for _, forward_s in pairs) / batch_count
+    folders = (work.folder.with_name(f"{name}-{number}") for number in count())
+    batches = list(_batches(work))
+    rounds = options.rounds + (not options.quick)  # one for warmth
+    pairs = [_round(replace(work, folder=next(folders)), batches) for _ in range(rounds)]
+    pairs = pairs[-options.rounds :]
+    batch_ms = 1000 * median(forward_s for _, forward_s in pairs) / len(batches)
     return Figure(
         f"cache-teacher / bare forward: {name}",
         ratios(pairs),
@@ -67,37 +70,35 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
     )
 
 
-def _turns(part_count: int) -> list[range]:
-    starts = range(0, part_count, PARTS_A_TURN)
-    return [range(start, min(start + PARTS_A_TURN, part_count)) for start in starts]
+def _round(work: Work, batches: list[Tensor]) -> tuple[float, float]:
+    """Make a whole cache, and tell the seconds of it and of the bare network's asides."""
+    waiting, asked, baseline_s = iter(batches), 0, 0.0
+
+    def take_turns(_: int) -> None:
+        nonlocal asked, baseline_s
+        asked += 1
+        if asked % ASIDE == 0:
+            baseline_s += _forward(work, islice(waiting, ASIDE))
+
+    write_plan(work.folder, work.plan)
+    started = time.perf_counter()
+    make_parts(work, range(work.plan.part_count), take_turns, say)
+    finish(work.folder, work.plan)
+    ours_s = time.perf_counter() - started - baseline_s
+    return ours_s, baseline_s + _forward(work, waiting)
 
 
-def _make(work: Work, name: str, turns: list[range]) -> Iterator[float]:
-    """Make caches, one after the other, and tell the seconds of each turn."""
-    for number in count():
-        making = replace(work, folder=work.folder.with_name(f"{name}-{number}"))
-        write_plan(making.folder, making.plan)
-        for parts in turns:
-            started = time.perf_counter()
-            make_parts(making, parts, lambda _: None, say)
-            if not missing_parts(making.folder, making.plan):
-                finish(making.folder, making.plan)
-            yield time.perf_counter() - started
+@torch.inference_mode()
+def _forward(work: Work, batches: Iterator[Tensor]) -> float:
+    """Ask the bare network about batches, and tell the seconds."""
+    started = time.perf_counter()
+    for inputs in batches:
+        work.network(inputs)
+    return time.perf_counter() - started
 
 
-def _forward(work: Work, turns: list[range]) -> Iterator[float]:
-    """Ask the bare network about the batches of each turn, and tell the seconds."""
-    for parts in cycle(turns):
-        batches = list(_batches(work, parts))
-        with torch.inference_mode():
-            started = time.perf_counter()
-            for inputs in batches:
-                work.network(inputs)
-            yield time.perf_counter() - started
-
-
-def _batches(work: Work, parts: range) -> Iterator[Tensor]:
-    for part in parts:
+def _batches(work: Work) -> Iterator[Tensor]:
+    for part in range(work.plan.part_count):
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.batch_size):
             indices = range(start, min(start + work.batch_size, rows.stop))
