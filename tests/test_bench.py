@@ -44,10 +44,14 @@ def test_turns_alternate_after_a_round_for_warmth() -> None:
         asked.append("B")
         return 2.0
 
-    pairs = interleave(ours, baseline, Options(rounds=2), turns=2)
+    rounds = interleave(ours, baseline, Options(rounds=2), turns=2)
     assert "".join(asked) == "ABAB" * 3
-    assert pairs == [(6.0, 4.0), (6.0, 4.0)]
-    assert ratios(pairs) == [1.5, 1.5]
+    assert rounds == [[(3.0, 2.0)] * 2] * 2
+    assert ratios(rounds) == [1.5, 1.5]
+
+
+def test_a_hiccup_of_one_turn_does_not_count() -> None:
+    assert ratios([[(3.0, 2.0), (30.0, 2.0), (3.2, 2.0)]]) == [1.6]
 
 
 def test_the_table_shows_median_range_bar_and_command() -> None:

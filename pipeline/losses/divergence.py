@@ -2,7 +2,7 @@
 
 Dozens of small operations and their backward passes would cost a small student a noticeable share
 of its step. The gradients are known in closed form and nearly free where the value is computed, so
-all of a batch is one node of autograd's graph, and what can be left unnormalised is.
+all of a batch is one node of autograd's graph.
 """
 
 import math
@@ -51,17 +51,10 @@ def diverge_dense(logits: Tensor, targets: Targets, temperature: float) -> tuple
     Shapes: logits (P, C), targets that keep all C classes; returns () and (P, C).
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, equation 2.
     """
-    teacher, student = targets.logits / temperature, _relative(logits, temperature)
+    teacher = targets.logits / temperature
     if targets.classes is not None:  # the same classes in another order
         teacher = torch.empty_like(teacher).scatter_(1, targets.classes, teacher)
-    teacher_powers, student_powers = teacher.exp(), student.exp()
-    teacher_total, student_total = (
-        powers.sum(1, keepdim=True) for powers in (teacher_powers, student_powers)
-    )
-    probs = teacher_powers.div_(teacher_total)
-    value = (probs * (teacher - student)).sum() + (student_total / teacher_total).log_().sum()
-    gradient = student_powers.div_(student_total).sub_(probs).div_(temperature)
-    return value, gradient
+    return _diverge(teacher, logits / temperature, temperature)
 
 
 def diverge_bucket(logits: Tensor, targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
@@ -77,31 +70,23 @@ def diverge_bucket(logits: Tensor, targets: Targets, temperature: float) -> tupl
     assert targets.classes is not None
     k = targets.logits.shape[1]
     # The tail is one more class.
-    teacher = torch.cat(
-        [targets.logits / temperature, log_tail_sum(targets, temperature)[:, None]], 1
-    )  # (P, K + 1)
-    probs = teacher.exp()
-    teacher_total = probs.sum(1, keepdim=True)
-    probs.div_(teacher_total)
+    log_tail = log_tail_sum(targets, temperature)[:, None]
+    teacher = torch.cat([targets.logits / temperature, log_tail], 1)  # (P, K + 1)
 
-    student = _relative(logits, temperature)
+    student = logits / temperature
     kept = student.gather(1, targets.classes)  # (P, K)
     rest = student.scatter_(1, targets.classes, -math.inf)  # (P, C)
-    # Relative to its own best: a small tail would underflow; 1 minus the kept mass is rounded.
-    best = rest.amax(1, keepdim=True)
-    rest.sub_(best).exp_()
-    rest_sum = rest.sum(1, keepdim=True)
-    student = torch.cat([kept, best.add_(rest_sum.log())], 1)  # (P, K + 1)
-    powers = student.exp()
-    student_total = powers.sum(1, keepdim=True)
-
-    of_totals = (student_total / teacher_total).log_().sum()
-    value = (probs * (teacher - student)).sum().add_(of_totals)
-    difference = powers.div_(student_total).sub_(probs).div_(temperature)  # (P, K + 1)
-    gradient = rest.mul_(difference[:, k:] / rest_sum)
-    return value, gradient.scatter_(1, targets.classes, difference[:, :k])
+    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
+    log_shares = rest.log_softmax(1)
+    log_rest = rest.amax(1, keepdim=True).sub_(log_shares.amax(1, keepdim=True))
+    value, of_kept = _diverge(teacher, torch.cat([kept, log_rest], 1), temperature)
+    gradient = log_shares.exp_().mul_(of_kept[:, k:])
+    return value, gradient.scatter_(1, targets.classes, of_kept[:, :k])
 
 
-def _relative(logits: Tensor, temperature: float) -> Tensor:
-    """Soften logits, relative to the largest of each position. Shapes: (P, C)."""
-    return (logits - logits.amax(1, keepdim=True)).div_(temperature)
+def _diverge(teacher: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Shapes: softened logits (P, N); returns () and (P, N), the derivative by the logits."""
+    teacher, student = teacher.log_softmax(1), student.log_softmax(1)
+    probs = teacher.exp()
+    value = teacher.sub_(student).mul_(probs).sum()
+    return value, student.exp_().sub_(probs).div_(temperature)

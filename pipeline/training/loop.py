@@ -7,6 +7,8 @@ it needs to go on after a stop is in the checkpoint, so a resumed run takes the 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -147,12 +149,12 @@ def _step(
     ]
     values = dict.fromkeys([each.name for each in learner.losses], 0.0)
     for batch in batches:
-        total = torch.zeros((), device=learner.accelerator.device)
-        for each, term in zip(learner.losses, _terms(learner, batch, counts), strict=True):
+        terms = _terms(learner, batch, counts)
+        for each, term in zip(learner.losses, terms, strict=True):
             values[each.name] += float(term.detach())
-            total = total + each.weight * term
         _check_finite(values, batch, step)
-        learner.accelerator.backward(total)
+        weighted = [each.weight * term for each, term in zip(learner.losses, terms, strict=True)]
+        learner.accelerator.backward(reduce(add, weighted))
     if clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), clip_norm)
     learner.optimizer.step()

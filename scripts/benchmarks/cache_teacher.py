@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Figure, Options, ratios, say
+from benchmarks.measure import Figure, Options, say
 from benchmarks.setting import TEACHER_BATCH, setting
 from pipeline.caching import Work, make_parts, plan_cache
 from pipeline.models import prepare
@@ -61,7 +61,7 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
     batch_ms = 1000 * median(forward_s for _, forward_s in pairs) / len(batches)
     return Figure(
         f"cache-teacher / bare forward: {name}",
-        ratios(pairs),
+        [ours_s / forward_s for ours_s, forward_s in pairs],
         "x",
         BAR,
         COMMAND,

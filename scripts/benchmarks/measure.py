@@ -15,6 +15,8 @@ from statistics import median
 from typing import Any
 
 Measure = Callable[[], float]
+# Ours and the baseline beside it.
+Pair = tuple[float, float]
 
 SOFTWARE = ("torch", "numpy", "zarr", "pyarrow", "accelerate")
 
@@ -51,25 +53,23 @@ class Figure:
 
 def interleave(
     ours: Measure, baseline: Measure, options: Options, turns: int = 1
-) -> list[tuple[float, float]]:
-    """Measure a round for warmth, then in turns A B A B, so that neither has the better hour.
+) -> list[list[Pair]]:
+    """Measure a round for warmth, then so many rounds of turns A B A B.
 
-    A round is so many turns each, all of them as long as their median: short turns share the
-    machine's moods, and a hiccup that hits one of them does not count.
+    Short turns share the machine's moods, so that neither has the better hour.
     """
     if not options.quick:
         _round(ours, baseline, turns)
     return [_round(ours, baseline, turns) for _ in range(options.rounds)]
 
 
-def _round(ours: Measure, baseline: Measure, turns: int) -> tuple[float, float]:
-    pairs = [(ours(), baseline()) for _ in range(turns)]
-    return turns * median(each for each, _ in pairs), turns * median(each for _, each in pairs)
+def _round(ours: Measure, baseline: Measure, turns: int) -> list[Pair]:
+    return [(ours(), baseline()) for _ in range(turns)]
 
 
-def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    """Divide each of ours by the baseline beside it."""
-    return [ours / baseline for ours, baseline in pairs]
+def ratios(rounds: Sequence[Sequence[Pair]]) -> list[float]:
+    """Divide ours by the baseline beside it; of a round the median, so that no hiccup counts."""
+    return [median(ours / baseline for ours, baseline in pairs) for pairs in rounds]
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -33,15 +34,15 @@ def run(options: Options) -> list[Figure]:
 def _measure(stage: str, one: Path, ten: Path, rows: int, options: Options) -> Figure:
     say(f"memory: {stage}")
     numbers = iter(range(10_000))
-    pairs = interleave(
+    rounds = interleave(
         lambda: _peak_mib(stage, ten, next(numbers), options),
         lambda: _peak_mib(stage, one, next(numbers), options),
         options,
     )
-    big, small = (median(values) for values in zip(*pairs, strict=True))
+    big, small = (median(peaks) for peaks in zip(*chain(*rounds), strict=True))
     return Figure(
         f"{stage} peak memory, {FACTOR}x the rows / 1x",
-        ratios(pairs),
+        ratios(rounds),
         "x",
         BAR,
         COMMAND,
