@@ -1,18 +1,20 @@
 """`pipeline verify`: prove a cache whole, or name the part, the file and the fault."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.caching import Work, answer, plan_cache
 from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
+from pipeline.samples import positions_of
 from pipeline.store import (
     PLAN_FILE,
     Cache,
@@ -23,6 +25,8 @@ from pipeline.store import (
     read_plan,
 )
 from pipeline.store.records import MANIFEST_FILE, record_path
+
+Array = NDArray[Any]
 
 SHOWN_FAULTS = 20
 SHOWN_NAMES = 5
@@ -148,8 +152,16 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int]:
     rows = work.plan.part_range(part)
     start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
     batch = work.samples.read(range(start, min(start + work.batch_size, rows.stop)))
-    again = {name: array[row - start] for name, array in answer(work, batch).items()}
-    there = {name: array[row - rows.start] for name, array in cache.read_part(part).items()}
+    counts = positions_of(work.samples, batch).counts
+    again = _of_row(answer(work, batch), counts, row - start)
+    counts = cache.read_samples(part).positions.astype(np.int64)
+    there = _of_row(cache.read_part(part), counts, row - rows.start)
     difference = np.abs(again["logits"].astype(float) - there["logits"].astype(float)).max()
     others = int((again["classes"] != there["classes"]).sum()) if "classes" in again else 0
     return float(difference), others, again["logits"].size
+
+
+def _of_row(arrays: Mapping[str, Array], counts: Array, row: int) -> dict[str, Array]:
+    """Cut one row's positions out of arrays (P, ...). Shapes: counts (rows,)."""
+    start = int(counts[:row].sum())
+    return {name: array[start : start + int(counts[row])] for name, array in arrays.items()}

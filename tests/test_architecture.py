@@ -57,6 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
     "PIL": {"samples"},
     "dask": {"compute"},
     "accelerate": {"compute", "training"},
+    "tokenizers": {"samples"},
     "transformers": {"models"},
     "safetensors": {"models", "training"},
 }

@@ -4,7 +4,8 @@ A recipe finds this file beside itself: `factory = "models:digits_teacher"`. The
 same weights.
 """
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def digits_teacher() -> nn.Module:
@@ -82,4 +83,41 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
+    )
+
+
+class LanguageModel(nn.Module):
+    """A causal transformer: what comes next, at every token."""
+
+    def __init__(self, *, vocabulary: int, width: int, layers: int, heads: int, length: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(length, width)
+        block = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.places.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Shapes: (B, L) token ids to (B, L, vocabulary) logits."""
+        length = tokens.shape[1]
+        places = torch.arange(length, device=tokens.device)
+        later = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
+        states = self.tokens(tokens) + self.places(places)
+        return self.head(self.norm(self.blocks(states, mask=later, is_causal=True)))
+
+
+def language_model(
+    vocabulary: int = 257, width: int = 96, layers: int = 3, heads: int = 4, length: int = 128
+) -> nn.Module:
+    """Build a causal language model, of bytes unless told otherwise.
+
+    Shapes: (B, L) to (B, L, vocabulary), L up to `length`.
+    """
+    return LanguageModel(
+        vocabulary=vocabulary, width=width, layers=layers, heads=heads, length=length
     )

@@ -19,8 +19,8 @@ from torch import Tensor
 from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
-from pipeline.models import prepare
-from pipeline.samples import SampleBatch
+from pipeline.models import Output, prepare
+from pipeline.samples import Positions, SampleBatch, positions_of
 from pipeline.store import (
     Built,
     SampleTable,
@@ -33,12 +33,14 @@ from pipeline.stream import prefetch
 from pipeline.targets import decode, encode, find_bad_positions, kept_mass
 
 Arrays = dict[str, NDArray[np.generic]]
-# The ids of a batch and the teacher's logits (P, C).
-Asked = tuple[list[str], Tensor]
+# The ids of a batch, and what the teacher answered.
+Asked = tuple[list[str], Output]
 # One batch being answered, one ready, one being read.
 READ_AHEAD = 2
 # Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
 ENCODE_ELEMENTS = 2**18
+# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
+BLOCK_ELEMENTS = 2**24
 # Between two looks at a part that another process is making.
 LOOK_AGAIN_S = 0.2
 
@@ -53,8 +55,19 @@ class Question:
     part: int
     batch: SampleBatch
     digests: NDArray[np.uint8]
+    positions: Positions
     is_last: bool
     claim: ExitStack
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a part remembers of a batch whose inputs are gone. Shapes: digests (B, 16)."""
+
+    ids: list[str]
+    labels: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    positions: Positions
 
 
 def make_parts(
@@ -85,23 +98,38 @@ def answer(work: Work, batch: SampleBatch) -> Arrays:
     return _encode(work, [(batch.ids, _ask(work, batch))])
 
 
-def _ask(work: Work, batch: SampleBatch) -> Tensor:
-    """Shapes: returns logits (P, C)."""
+def _ask(work: Work, batch: SampleBatch) -> Output:
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
-        logits: Tensor = work.network(prepare(batch.inputs, work.device)).logits
-        return logits
+        output: Output = work.network(prepare(batch.inputs, work.device))
+        return output
 
 
 def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         try:
-            return encode(work.spec, _join([logits for _, logits in asked]))
+            return _concatenate([encode(work.spec, block) for block in _blocks(work, asked)])
         except TargetError as error:
-            raise _named(error, asked) from error
+            raise _named(work, error, asked) from error
 
 
-def _join(logits: Sequence[Tensor]) -> Tensor:
-    return logits[0] if len(logits) == 1 else torch.cat(list(logits))
+def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
+    """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
+    if _count_elements(work, asked) > BLOCK_ELEMENTS:
+        for _, output in asked:
+            yield from output.blocks(_block_size(work))
+    else:
+        logits = [output.logits for _, output in asked]
+        yield logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+def _block_size(work: Work) -> int:
+    return max(1, BLOCK_ELEMENTS // work.spec.class_count)
+
+
+def _concatenate(answers: Sequence[Arrays]) -> Arrays:
+    if len(answers) == 1:
+        return answers[0]
+    return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
 
 
 def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
@@ -110,7 +138,7 @@ def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
 
 
 def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
-    made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[SampleBatch]()
+    made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[Rows]()
     ahead = READ_AHEAD if work.builds_behind else 0
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
@@ -120,9 +148,9 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
     ):
         for question in questions:
             asked.append((question.batch.ids, _ask(work, question.batch)))
-            batches.append(_without_inputs(question))
+            batches.append(_rows(question))
             advance(len(question.batch.ids))
-            if question.is_last or _count_elements(asked) >= ENCODE_ELEMENTS:
+            if question.is_last or _count_elements(work, asked) >= ENCODE_ELEMENTS:
                 answers.append(_encode(work, asked))
                 asked = []
             if question.is_last:
@@ -147,16 +175,18 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
                 cut = slice(first, first + work.batch_size)
                 batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])
                 is_last = start + first + len(batch.ids) == rows.stop
-                yield Question(part, batch, digests[cut], is_last, claim)
+                positions = positions_of(work.samples, batch)
+                yield Question(part, batch, digests[cut], positions, is_last, claim)
 
 
-def _without_inputs(question: Question) -> SampleBatch:
-    """Swap the inputs for their digests, which are all that is kept of them. Shapes: (B, 16)."""
-    return SampleBatch(question.batch.ids, question.digests, question.batch.labels)
+def _rows(question: Question) -> Rows:
+    """Let go of the inputs; their digests are all that is kept of them."""
+    batch = question.batch
+    return Rows(batch.ids, batch.labels, question.digests, question.positions)
 
 
-def _count_elements(asked: Sequence[Asked]) -> int:
-    return sum(logits.numel() for _, logits in asked)
+def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
+    return work.spec.class_count * sum(len(output) for _, output in asked)
 
 
 def _now_or_later(work: Work, build: Callable[[], Built]) -> Callable[[], Built]:
@@ -172,21 +202,21 @@ def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
         store_part(build())
 
 
-def _build(work: Work, part: int, batches: list[SampleBatch], answers: list[Arrays]) -> Built:
-    arrays = {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
-    table = _table(batches)
-    statistics = _statistics(work, arrays, table.labels)
-    return build_part(work.folder, work.plan, part, table, arrays, statistics)
+def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) -> Built:
+    arrays = _concatenate(answers)
+    labels = np.concatenate([batch.positions.labels for batch in batches])
+    statistics = _statistics(work, arrays, labels)
+    return build_part(work.folder, work.plan, part, _table(batches), arrays, statistics)
 
 
-def _table(batches: list[SampleBatch]) -> SampleTable:
+def _table(batches: list[Rows]) -> SampleTable:
     labels = np.concatenate([batch.labels for batch in batches])
     return SampleTable(
         ids=[sample_id for batch in batches for sample_id in batch.ids],
-        digests=np.concatenate([batch.inputs for batch in batches]),
+        digests=np.concatenate([batch.digests for batch in batches]),
         views=np.zeros(len(labels), np.int32),
         labels=labels,
-        positions=np.ones(len(labels), np.int32),
+        positions=np.concatenate([batch.positions.counts for batch in batches]).astype(np.int32),
     )
 
 
@@ -204,11 +234,11 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     }
 
 
-def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
+def _named(work: Work, error: TargetError, asked: Sequence[Asked]) -> TargetError:
     """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
-    for ids, logits in asked:
-        if bad := find_bad_positions(logits):
-            named = ", ".join(ids[position] for position in bad[:5])
+    for ids, output in asked:
+        if bad := _find_bad_rows(work, output):
+            named = ", ".join(ids[row] for row in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             return TargetError(
                 f"teacher: its logits are NaN or infinite for {len(bad)} of {len(ids)} samples of "
@@ -217,3 +247,14 @@ def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
                 "kept."
             )
     return error
+
+
+def _find_bad_rows(work: Work, output: Output) -> list[int]:
+    """List the samples of a batch with a position at which a logit is not finite."""
+    bad, start = list[int](), 0
+    for logits in output.blocks(_block_size(work)):
+        bad += [start + position for position in find_bad_positions(logits)]
+        start += len(logits)
+    ends = output.positions.cumsum(0).cpu()  # (B,)
+    rows: list[int] = torch.searchsorted(ends, torch.tensor(bad), right=True).unique().tolist()
+    return rows

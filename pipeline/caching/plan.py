@@ -24,7 +24,7 @@ from pipeline.errors import RecipeError
 from pipeline.experiment import Scanned, count_classes, open_model, scan_data
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
-from pipeline.samples import ContentLog, Samples, Scan
+from pipeline.samples import ContentLog, Samples, Scan, tokens_of
 from pipeline.store import PLAN_FILE, Plan, read_plan
 from pipeline.targets import TargetSpec, nodes_with, target_fields
 
@@ -78,7 +78,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     spec = _spec(recipe, class_count)
     _check_classes(recipe, data, class_count)
     settings = {
-        "data": {"digest": data.scan.digest},
+        "data": {"digest": data.scan.digest, **_tokenizer(data.samples)},
         "teacher": {
             "weights": weights,
             "precision": teacher.precision,
@@ -109,6 +109,11 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         folder=folder,
         builds_behind=device.type != "cpu",
     )
+
+
+def _tokenizer(samples: Samples) -> dict[str, Any]:
+    tokens = tokens_of(samples)
+    return {"task": tokens.task, "tokenizer": tokens.tokenizer_digest} if tokens else {}
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:
@@ -149,9 +154,12 @@ def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
 def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
     assert recipe.cache
     where, names = f"data.{recipe.cache.data}", data.samples.class_names
-    highest = max(data.scan.label_counts, default=-1)
+    highest, tokens = max(data.scan.label_counts, default=-1), tokens_of(data.samples)
     problem = None
-    if names is not None and len(names) != class_count:
+    if tokens and tokens.task == "next_token":
+        if tokens.vocabulary > class_count:
+            problem = f"is of {tokens.vocabulary} tokens"
+    elif names is not None and len(names) != class_count:
         more = ", ..." if len(names) > SHOWN_NAMES else ""
         problem = f"has {len(names)} classes ({', '.join(names[:SHOWN_NAMES])}{more})"
     elif highest >= class_count:

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import SampleError
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.samples import (
@@ -19,6 +20,7 @@ from pipeline.samples import (
     read_labels,
     scan_samples,
     subset,
+    tokens_of,
     without,
 )
 from pipeline.store import Cache, open_cache
@@ -88,9 +90,10 @@ def join_data(
     """
     if cache_place is None:
         data = scan_data(recipe, name, quiet=quiet)
-        highest = max(data.scan.label_counts, default=-1)
+        highest = max([_highest_token(data.samples), *data.scan.label_counts])
         return Joined(Stream(data.samples, **options), highest, {"data": data.scan.digest})
     cache, samples = open_cache(recipe.locate(cache_place)), open_data(recipe, name)
+    _check_tokenizer(cache, samples)
     if len(samples) > cache.plan.rows:
         more = len(samples) - cache.plan.rows
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
@@ -105,10 +108,30 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
 
     They are the dataset's own, which may have been added or mended since the teacher ran.
     """
-    locator, highest, digest, hint = Locator(samples), -1, hashlib.sha256(), 0
+    locator, highest, digest, hint = Locator(samples), _highest_token(samples), hashlib.sha256(), 0
     for part in range(cache.plan.part_count):
         indices = locator.locate(cache.read_samples(part).ids, hint)
         labels = read_labels(samples, indices)
         highest, hint = max(highest, int(labels.max())), int(indices[-1]) + 1
         digest.update(labels.astype("<i8").tobytes())
     return highest, digest.hexdigest()
+
+
+def _highest_token(samples: Samples) -> int:
+    """Give the highest label that text has by itself, -1 if it has none."""
+    tokens = tokens_of(samples)
+    return tokens.vocabulary - 1 if tokens and tokens.task == "next_token" else -1
+
+
+def _check_tokenizer(cache: Cache, samples: Samples) -> None:
+    """Say that a tokenizer is another one, before every sample would be found changed."""
+    tokens = tokens_of(samples)
+    there = cache.plan.settings["data"].get("tokenizer")
+    here = tokens.tokenizer_digest if tokens else None
+    if there != here:
+        described = [f"{each[:16]}" if each else "none" for each in (there, here)]
+        raise SampleError(
+            f"{samples.name}: its tokenizer is another than that of {cache.path}: there "
+            f"{described[0]}, here {described[1]}. Token ids mean something else, so the targets "
+            "cannot be used. Give the data the tokenizer that the teacher saw."
+        )

@@ -7,7 +7,7 @@ from pipeline.errors import ModelError, PipelineError
 from pipeline.models import Network, load_network, prepare
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples
+from pipeline.samples import Samples, positions_of
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -23,12 +23,16 @@ def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
 def count_classes(network: Network, samples: Samples, device: torch.device, *, whose: str) -> int:
     """Ask a network on its device about one sample; `whose` is "teacher" or "student".
 
-    Raises: ModelError if it fails, or its answer is not logits.
+    Raises: ModelError if it fails, its answer is not logits, or it answers other questions than
+        the data asks.
     """
-    inputs = samples.read([0]).inputs
+    batch = samples.read([0])
+    inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
         with guard_memory(1, whose):
-            return int(network(prepare(inputs, device)).logits.shape[1])
+            output = network(prepare(inputs, device))
+            _check_positions(len(output), asked, samples, whose)
+            return int(next(output.blocks(1)).shape[1])
     except PipelineError:
         raise
     # The user's own network may raise anything at all; most often, data of another shape.
@@ -39,3 +43,11 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
             f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
             "takes, or mend the model."
         ) from error
+
+
+def _check_positions(answered: int, asked: int, samples: Samples, whose: str) -> None:
+    if answered != asked:
+        raise ModelError(
+            f"{whose}.model: gives {answered} answers to a sample of {samples.name}, which asks "
+            f"for {asked}. Give model and data the same task: 'label' or 'next_token'."
+        )

@@ -44,6 +44,7 @@ def load_python(
     checkpoint: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    task: str = "label",
 ) -> Network:
     """Call the user's own factory, and fill its model from a checkpoint if one is given."""
     build = load_factory(factory, base, f"{where}.factory")
@@ -53,7 +54,7 @@ def load_python(
             f"{where}.factory: '{factory}' returned a {type(model).__name__}; "
             "allowed is a torch.nn.Module. Return the model itself."
         )
-    network = Network(model, where=where, mean=mean, std=std)
+    network = Network(model, where=where, mean=mean, std=std, task=task)
     if checkpoint is not None:
         weights = read_weights(base / checkpoint, f"{where}.checkpoint")
         load_weights(model, weights, f"{where}.checkpoint")

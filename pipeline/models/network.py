@@ -1,10 +1,11 @@
-"""One adapter that makes any image classifier answer in the one shape, (P, C).
+"""One adapter that makes any model answer in the one shape, (P, C).
 
-It scales bytes to [0, 1], normalises, casts, calls the model and checks what comes back. It does
-not know where the model came from, which role it plays, or what is kept of its answer.
+Of images it scales bytes to [0, 1], normalises, casts; it calls the model and checks what comes
+back. It does not know where the model came from, which role it plays, or what is kept of its
+answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from pipeline.models.language import Parts, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ALLOWED_ANSWERS = (
@@ -20,16 +22,35 @@ ALLOWED_ANSWERS = (
 )
 
 
+def _widened(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 @dataclass(frozen=True)
 class Output:
-    """What a network says of a batch.
+    """What a network says of a batch; logits are made by `head`, all at once or in blocks.
 
-    Shapes: logits (P, C); positions (B,) int64, summing to P; each feature over B or P.
+    Shapes: states (P, d), what the head sees, or logits (P, C) already; positions (B,) int64,
+        summing to P; each feature over B or P.
     """
 
-    logits: Tensor
+    states: Tensor
     positions: Tensor
+    head: Callable[[Tensor], Tensor] = _widened
     features: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def logits(self) -> Tensor:
+        """Make all logits. Shapes: returns (P, C), float32 or better."""
+        return self.head(self.states)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """Make the logits of `size` positions at a time. Shapes: yields (size or fewer, C)."""
+        for states in self.states.split(size):
+            yield self.head(states)
 
 
 class Network(nn.Module):
@@ -50,11 +71,16 @@ class Network(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
+        task: str = "label",
+        parts: Parts | None = None,
     ) -> None:
         super().__init__()
         check_normalisation(mean, std, where)
         self.model = model
         self.where = where
+        self.task = task
+        # No submodules of this one: they are the model's.
+        self._parts = parts or whole(model)
         self.class_names = None if class_names is None else tuple(class_names)
         self.register_buffer("mean", _buffer(mean), persistent=False)
         self.register_buffer("std", _buffer(std), persistent=False)
@@ -62,16 +88,21 @@ class Network(nn.Module):
     def forward(self, inputs: Tensor) -> Output:
         """Ask the model.
 
-        Shapes: inputs (B, ...), uint8 for images; the Output has P = B.
-        Raises: ModelError if the answer is not (B, C) logits.
+        Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
+            inputs (B, 2, L), and a position for every token that is asked for.
+        Raises: ModelError if the answer is not (B, C) logits, or (B, L, C) for tokens.
         """
+        if self.task == "next_token":
+            states, positions = ask_next_tokens(self.model, self._parts, inputs, self.where)
+            return Output(states, positions, lambda states: _widened(self._parts.head(states)))
         logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
-        return Output(logits if logits.dtype == torch.float64 else logits.float(), positions)
+        return Output(_widened(logits), positions)
 
     def extra_repr(self) -> str:
         """Show the normalisation, so that a digest of the whole adapter covers it."""
-        return f"mean={_numbers(self.mean)}, std={_numbers(self.std)}"
+        told = f"mean={_numbers(self.mean)}, std={_numbers(self.std)}"
+        return told if self.task == "label" else f"{told}, task={self.task}"
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         if inputs.dtype == torch.uint8:

@@ -1,61 +1,138 @@
-"""Image classifiers of Hugging Face transformers, from a local folder or by hub name.
+"""Models of Hugging Face transformers: from a local folder, by hub name, or new from a config.
 
-It needs neither an image processor nor torchvision: of the preprocessing only mean and std are
-read, and the dataset's own images go in at the dataset's own size.
+It needs neither an image processor nor torchvision nor a tokenizer: of the preprocessing only mean
+and std are read, and the dataset's own images go in at the dataset's own size.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.errors import ModelError
+from pipeline.models.language import Parts, whole
 from pipeline.models.network import Network
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+# Task -> what the library calls a model for it, and what we call it in messages.
+CLASSES = {
+    "label": ("AutoModelForImageClassification", "an image classifier"),
+    "next_token": ("AutoModelForCausalLM", "a causal language model"),
+}
+CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def load_transformers(
     *,
     base: Path,
     where: str,
-    path: str,
+    path: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    task: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Network:
-    """Load an image classifier in eval mode; a folder beside the recipe goes before a hub name.
+    """Load a model in eval mode, or make one with random weights from `config`.
 
-    Raises: ModelError if the library is missing or the model is no image classifier.
+    A folder beside the recipe goes before a hub name. Without `task` the saved model's own says
+    what it is for; a config is a causal language model unless said otherwise.
+
+    Raises: ModelError if the library is missing, or the model is not for the task.
     """
-    folder = base / path
-    if mean is None and std is None and folder.is_dir():
-        mean, std = _read_normalisation(folder / PREPROCESSOR_FILE, where)
-    source = str(folder) if folder.is_dir() else path
     try:
-        model, absent = _load_quietly(source)
+        import transformers  # noqa: F401
     except ImportError as error:
         raise ModelError(
             f"{where}: kind 'transformers' needs a library that is not installed ({error}). "
             "Install it: pip install 'teacher-logit-cache[transformers]'"
         ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{where}: '{path}' cannot be loaded as an image classifier "
-            f"({str(error).strip().splitlines()[0]}). "
-            f"Give a folder beside the recipe (looked for {folder}) or a hub name."
-        ) from error
-    if absent:
-        raise ModelError(
-            f"{where}: '{path}' has no weights for {', '.join(absent)}, which would be random. "
-            "Give a model that was trained as an image classifier."
-        )
+    if (path is None) == (config is None):
+        raise ModelError(f"{where}: give either path, a saved model, or config, for a new one.")
+    if path is None:
+        assert config is not None
+        return _wrap(_from_config(where, config, task or "next_token"), where, task or "next_token")
+    folder = base / path
+    source = str(folder) if folder.is_dir() else path
+    model, task = _load(source, f"{where}: '{path}'", task, f"looked for {folder}")
+    if task == "next_token":
+        return _wrap(model, where, task)
+    if mean is None and std is None and folder.is_dir():
+        mean, std = _read_normalisation(folder / PREPROCESSOR_FILE, where)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     return Network(model.eval(), where=where, mean=mean, std=std, class_names=names)
 
 
-def _load_quietly(source: str) -> tuple[Any, list[str]]:
-    """Load a classifier and the names of its weights that the files lack."""
-    from transformers import AutoModelForImageClassification
+def _wrap(model: Any, where: str, task: str) -> Network:
+    model.eval()
+    parts = part_head(model) if task == "next_token" else None
+    return Network(model, where=where, task=task, parts=parts)
+
+
+@torch.no_grad()
+def part_head(model: Any) -> Parts:
+    """Part a language model before its output layer, if that is all that follows its last states.
+
+    Some models scale or cap their logits; those answer whole.
+    """
+    body, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
+    if body is None or body is model or head is None:
+        return whole(model)
+    tokens = torch.arange(4)[None] % model.config.get_text_config().vocab_size
+    tokens = tokens.to(next(model.parameters()).device)
+    at_once = model(tokens).logits[0]
+    apart = head(body(tokens).last_hidden_state[0])
+    same = at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
+    return Parts(body, head) if same else whole(model)
+
+
+def _from_config(where: str, config: Mapping[str, Any], task: str) -> Any:
+    import transformers
+
+    settings = dict(config)
+    kind = settings.pop("model_type", None)
+    try:
+        described = transformers.AutoConfig.for_model(kind, **settings)
+        return getattr(transformers, CLASSES[task][0]).from_config(described)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{where}.config: no model of transformers can be made of {dict(config)} "
+            f"({str(error).strip().splitlines()[0]}). Give model_type, such as 'llama', and what "
+            "its configuration takes."
+        ) from error
+
+
+def _load(source: str, where: str, task: str | None, looked: str) -> tuple[Any, str]:
+    """Load a model and say what it is for."""
+    try:
+        task = task or _task_of(source)
+        model, absent = _load_quietly(source, task)
+    except (OSError, ValueError) as error:
+        what = CLASSES[task or "label"][1]
+        raise ModelError(
+            f"{where} cannot be loaded as {what} "
+            f"({str(error).strip().splitlines()[0]}). "
+            f"Give a folder beside the recipe ({looked}) or a hub name."
+        ) from error
+    if absent:
+        raise ModelError(
+            f"{where} has no weights for {', '.join(absent)}, which would be random. "
+            f"Give a model that was trained as {CLASSES[task][1]}."
+        )
+    return model, task
+
+
+def _task_of(source: str) -> str:
+    from transformers import AutoConfig
+
+    names = AutoConfig.from_pretrained(source).architectures or []
+    return "next_token" if any(name.endswith(CAUSAL) for name in names) else "label"
+
+
+def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:
+    """Load a model and the names of its weights that the files lack."""
+    import transformers
     from transformers.utils import logging as untyped_logging
 
     logging: Any = untyped_logging
@@ -63,9 +140,8 @@ def _load_quietly(source: str) -> tuple[Any, list[str]]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            source, output_loading_info=True
-        )
+        auto = getattr(transformers, CLASSES[task][0])
+        model, report = auto.from_pretrained(source, output_loading_info=True)
     finally:
         logging.set_verbosity(verbosity)
         if had_bar:

@@ -26,6 +26,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Temperatures = Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(strict=False)]
 Positive = Annotated[int, Field(ge=1)]
+# What a model is asked: the label of a sample, or the next token at every position.
+Task = Literal["label", "next_token"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Device = Annotated[str, Field(json_schema_extra=EXECUTION)]
 Place = Annotated[str, Field(min_length=1, json_schema_extra=LOCATION)]
@@ -109,8 +111,24 @@ class PythonData(Dataset):
     arguments: dict[str, Any] = {}
 
 
+class TextData(Dataset):
+    """Text files: .txt, .jsonl or Parquet, one document a line, a row or a whole .txt file."""
+
+    kind: Literal["text"]
+    path: Place
+    tokenizer: Place
+    length: Annotated[int, Field(ge=2)]
+    task: Task = "next_token"
+    document: Literal["line", "file"] = "line"
+    pack: bool = False
+    end: str | None = None
+    column: str = "text"
+    label: str | None = None
+
+
 Data = Annotated[
-    ParquetData | ImagesData | ArraysData | IdxData | PythonData, Field(discriminator="kind")
+    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -123,6 +141,7 @@ class PythonModel(Table):
     checkpoint: OptionalPlace = None
     mean: Floats | None = None
     std: Floats | None = None
+    task: Task = "label"
 
 
 class RunModel(Table):
@@ -133,10 +152,15 @@ class RunModel(Table):
 
 
 class TransformersModel(Table):
-    """A local folder or a hub name, through transformers: image classification."""
+    """Through transformers: a local folder or a hub name, or with `config` a new model.
+
+    Image classifiers and causal language models; a saved model says itself which it is.
+    """
 
     kind: Literal["transformers"]
-    path: Place
+    path: OptionalPlace = None
+    config: dict[str, Any] | None = None
+    task: Task | None = None
     mean: Floats | None = None
     std: Floats | None = None
 

@@ -15,22 +15,27 @@ from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
+from pipeline.samples.tokens import Positions, Tokens, positions_of, tokens_of
 
 __all__ = [
     "KINDS",
     "ContentLog",
     "IdIndex",
     "Locator",
+    "Positions",
     "SampleBatch",
     "Samples",
     "Scan",
     "Skipped",
     "Subset",
+    "Tokens",
     "check_samples",
     "content_digests",
     "open_samples",
+    "positions_of",
     "read_labels",
     "scan_samples",
     "subset",
+    "tokens_of",
     "without",
 ]

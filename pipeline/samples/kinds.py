@@ -27,6 +27,7 @@ from pipeline.samples.batch import (
 )
 from pipeline.samples.images import open_images
 from pipeline.samples.parquet import open_parquet
+from pipeline.samples.text import open_text
 
 # A user's dataset need not be safe to call from several threads at once.
 _ONE_AT_A_TIME = threading.RLock()
@@ -121,6 +122,7 @@ KINDS: dict[str, Callable[..., Samples]] = {
     "images": open_images,
     "parquet": open_parquet,
     "python": open_python,
+    "text": open_text,
 }
 
 

@@ -20,6 +20,7 @@ from pipeline.samples.batch import (
     name_some,
     read_labels,
 )
+from pipeline.samples.tokens import Tokens, tokens_of
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Subset:
     def class_names(self) -> tuple[str, ...] | None:
         """The class names of the dataset behind."""
         return self.samples.class_names
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What kind of text the dataset behind holds."""
+        return tokens_of(self.samples)
 
     def __len__(self) -> int:
         return len(self.indices)

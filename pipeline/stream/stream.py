@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError
-from pipeline.samples import Locator, Samples, check_samples
+from pipeline.samples import Locator, Samples, check_samples, positions_of
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
@@ -42,8 +42,8 @@ Fields = dict[str, NDArray[np.generic]]
 class Batch:
     """Samples with what the teacher said of them.
 
-    Shapes: inputs (B, ...), labels (B,) with -1 for none; targets over the P positions of the B
-    rows, or None where there is no cache.
+    Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
+    B rows, or None where there is no cache. An image has one position, a text one a token.
     """
 
     ids: list[str]
@@ -181,10 +181,11 @@ class Stream(IterableDataset[Batch]):
 
     def _join(self, held: list[tuple[Rows, Fields]]) -> Batch:
         read = self.samples.read(np.concatenate([indices for indices, _ in held]))
+        labels = positions_of(self.samples, read).labels
         targets = None
         if self.spec is not None:
             targets = decode(self.spec, _concatenate([gathered for _, gathered in held]))
-        return Batch(read.ids, _tensor(read.inputs), _tensor(read.labels), targets)
+        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets)
 
 
 def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:

@@ -1,0 +1,230 @@
+"""Text as samples: documents are tokenised once, cut into pieces, and read again by index.
+
+Tokens and places lie in unnamed temporary files, 4 bytes a token and 40 a piece, so memory does not
+grow with the corpus. What a document means to a model is not known here.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import SampleError
+from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
+from pipeline.samples.documents import Document, Wanted, find_files, read_documents
+from pipeline.samples.tokenizer import Tokenizer, open_tokenizer
+from pipeline.samples.tokens import Task, Tokens, token_row
+
+# A piece of a document: where its tokens begin, how many there are, and which piece of which
+# document of which file it is. No tokens: the document has a fault.
+PIECE = np.dtype(
+    [
+        ("start", "<i8"),
+        ("size", "<i4"),
+        ("file", "<i4"),
+        ("document", "<i8"),
+        ("piece", "<i8"),
+        ("label", "<i8"),
+    ]
+)
+# The pieces of a row.
+ROW = np.dtype([("first", "<i8"), ("count", "<i4")])
+DOCUMENTS_AT_ONCE = 256
+SHORTEST = {"label": 1, "next_token": 2}
+
+
+class _Spool:
+    """Entries in an unnamed temporary file, appended once and read by index ever after."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.count = 0
+        with TemporaryFile() as file:
+            self._number = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._number)
+
+    def append(self, entries: NDArray[Any]) -> None:
+        content = memoryview(np.ascontiguousarray(entries, self.dtype)).cast("B")
+        try:
+            while content:
+                content = content[os.write(self._number, content) :]
+        except OSError as error:
+            raise SampleError(
+                f"{gettempdir()}: cannot hold the tokens of a corpus: {error.strerror}. Free some "
+                "space there, or name another folder in TMPDIR."
+            ) from error
+        self.count += len(entries)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        size = self.dtype.itemsize
+        return np.frombuffer(os.pread(self._number, (stop - start) * size, start * size), self.dtype)
+
+
+@dataclass(frozen=True)
+class TextSamples:
+    """Rows of tokens, each of one piece of a document, or packed with several."""
+
+    name: str
+    class_names: tuple[str, ...] | None
+    tokens: Tokens
+    length: int
+    file_names: tuple[str, ...]
+    ids_spool: _Spool
+    pieces: _Spool
+    rows: _Spool
+    faults: dict[int, str]
+
+    def __len__(self) -> int:
+        return self.rows.count
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Name the rows of a range: file, document, piece, and how many more are packed with it."""
+        rows = self.rows.read(start, min(stop, len(self)))
+        if not len(rows):
+            return []
+        first = int(rows["first"][0])
+        pieces = self.pieces.read(first, int(rows["first"][-1]) + 1)
+        return [
+            self._id(pieces[place - first], count)
+            for place, count in zip(rows["first"].tolist(), rows["count"].tolist(), strict=True)
+        ]
+
+    def read(self, indices: Indices) -> SampleBatch:
+        """Read rows of tokens.
+
+        Raises: SampleError if a row stands for a document that could not be used.
+        """
+        found = [self._read(index) for index in as_indices(indices, len(self)).tolist()]
+        return SampleBatch(
+            [sample_id for sample_id, _, _ in found],
+            np.stack([inputs for _, inputs, _ in found]),
+            np.array([label for _, _, label in found], np.int64),
+        )
+
+    def _read(self, index: int) -> tuple[str, NDArray[np.int32], int]:
+        row = self.rows.read(index, index + 1)[0]
+        first, count = int(row["first"]), int(row["count"])
+        pieces = self.pieces.read(first, first + count)
+        sample_id = self._id(pieces[0], count)
+        if first in self.faults:
+            raise SampleError(f"{self.name}: {sample_id} {self.faults[first]}")
+        # The pieces of a row follow one another.
+        start, sizes = int(pieces["start"][0]), pieces["size"]
+        content = self.ids_spool.read(start, start + int(sizes.sum()))
+        cut = np.split(content, np.cumsum(sizes)[:-1])
+        return sample_id, token_row(cut, self.length), int(pieces["label"][0])
+
+    def _id(self, piece: Any, count: int) -> str:
+        more = f"+{count - 1}" if count > 1 else ""
+        return f"{self.file_names[piece['file']]}:{piece['document'] + 1}#{piece['piece']}{more}"
+
+
+def open_text(
+    *,
+    base: Path,
+    name: str,
+    path: str,
+    tokenizer: str,
+    length: int,
+    task: Task = "next_token",
+    document: str = "line",
+    pack: bool = False,
+    end: str | None = None,
+    column: str = "text",
+    label: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> TextSamples:
+    """Tokenise every document, and cut it into pieces of at most `length` tokens.
+
+    A document is a line of .txt (or the whole file) or .jsonl, or a row of Parquet. With `pack`,
+    short pieces share a row, in order; with the task "label" a document is one piece, cut off.
+
+    Raises: SampleError if there are no documents or no tokenizer. A document that cannot be used is
+        a sample that cannot be read, which a scan counts or leaves out.
+    """
+    if pack and task == "label":
+        raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
+    opened = open_tokenizer(base=base, where=name, source=tokenizer, end=end)
+    files, names = find_files(base, name, path)
+    if label and (plain := [each for each in names if each.endswith(".txt")]):
+        raise SampleError(
+            f"{name}.label: {plain[0]} has no column of labels; give .jsonl or .parquet, or leave "
+            "label out"
+        )
+    wanted = Wanted(column, label, whole=document == "file")
+    samples = TextSamples(
+        name=name,
+        class_names=tuple(class_names) if class_names else None,
+        tokens=Tokens(task, opened.vocabulary, opened.digest),
+        length=length,
+        file_names=names,
+        ids_spool=_Spool(np.dtype("<i4")),
+        pieces=_Spool(PIECE),
+        rows=_Spool(ROW),
+        faults={},
+    )
+    documents = read_documents(name, files, wanted)
+    while block := list(islice(documents, DOCUMENTS_AT_ONCE)):
+        _add(samples, opened, block)
+    _lay_out(samples, pack)
+    return samples
+
+
+def _add(samples: TextSamples, tokenizer: Tokenizer, documents: list[Document]) -> None:
+    """Tokenise some documents and note their pieces."""
+    encoded = tokenizer.encode([each.text for each in documents])
+    pieces, tokens = list[tuple[int, ...]](), list[NDArray[np.int32]]()
+    start = samples.ids_spool.count
+    for each, ids in zip(documents, encoded, strict=True):
+        sizes = [] if each.fault else _cut(len(ids), samples.length, samples.tokens.task)
+        if not sizes:
+            place = samples.pieces.count + len(pieces)
+            samples.faults[place] = each.fault or f"has {len(ids)} token, too few to predict one"
+            pieces.append((start, 0, each.file, each.number, 0, UNLABELLED))
+        for number, size in enumerate(sizes):
+            pieces.append((start, size, each.file, each.number, number, each.label))
+            tokens.append(ids[number * samples.length :][:size])
+            start += size
+    samples.pieces.append(np.array(pieces, PIECE))
+    samples.ids_spool.append(np.concatenate([np.empty(0, np.int32), *tokens]))
+
+
+def _cut(size: int, length: int, task: Task) -> list[int]:
+    """Cut a document of so many tokens; a last piece in which nothing is asked is left out."""
+    if task == "label":
+        return [min(size, length)] if size else []
+    sizes = [min(length, size - start) for start in range(0, size, length)]
+    return [each for each in sizes if each >= SHORTEST[task]]
+
+
+def _lay_out(samples: TextSamples, pack: bool) -> None:
+    """Give every piece a row or, packed, fill each row with the pieces that come next."""
+    rows = _packed(samples) if pack else ((place, 1) for place in range(samples.pieces.count))
+    while block := list(islice(rows, 4096)):
+        samples.rows.append(np.array(block, ROW))
+
+
+def _packed(samples: TextSamples) -> Iterator[tuple[int, int]]:
+    first, count, filled = 0, 0, 0
+    for place, size in enumerate(_sizes(samples)):
+        # A document with a fault is alone, so that nothing else is lost with it.
+        if count and (filled + size > samples.length or not size or not filled):
+            yield first, count
+            count = filled = 0
+        first = first if count else place
+        count, filled = count + 1, filled + size
+    if count:
+        yield first, count
+
+
+def _sizes(samples: TextSamples) -> Iterator[int]:
+    for start in range(0, samples.pieces.count, 4096):
+        stop = min(start + 4096, samples.pieces.count)
+        yield from samples.pieces.read(start, stop)["size"].tolist()

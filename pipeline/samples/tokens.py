@@ -1,0 +1,86 @@
+"""Rows of tokens: how text looks as an array, and which of its tokens are asked for.
+
+A row is int32 (2, L): token ids, and the number of the document that each belongs to, counted from
+0 in its row; -1 is padding. Knows neither files nor tokenizers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.samples.batch import SampleBatch, Samples
+
+Task = Literal["label", "next_token"]
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is asked of a dataset of text, and whose token ids it holds."""
+
+    task: Task
+    vocabulary: int
+    tokenizer_digest: str
+
+
+@runtime_checkable
+class KnowsTokens(Protocol):
+    """A dataset that may hold text."""
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """None where the inputs are no tokens."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of some samples: what there is to predict.
+
+    Shapes: counts (B,), how many each sample has; labels (P,), -1 where there is none.
+    """
+
+    counts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+def tokens_of(samples: Samples) -> Tokens | None:
+    """Say what kind of text a dataset holds; None where it holds none."""
+    return samples.tokens if isinstance(samples, KnowsTokens) else None
+
+
+def positions_of(samples: Samples, batch: SampleBatch) -> Positions:
+    """List what a batch of a dataset asks for: a label each, or every token but a document's first.
+
+    A document of L tokens has L - 1 positions: what comes first is predicted from nothing.
+    """
+    tokens = tokens_of(samples)
+    if tokens is None or tokens.task == "label":
+        return Positions(np.ones(len(batch.ids), np.int64), batch.labels)
+    asked = is_predicted(batch.inputs)
+    labels = batch.inputs[:, 0, 1:][asked].astype(np.int64)
+    return Positions(asked.sum(1, dtype=np.int64), labels)
+
+
+def is_predicted(inputs: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell the tokens that follow another one of their own document.
+
+    Shapes: inputs (B, 2, L); returns (B, L - 1), for the tokens from the second on.
+    """
+    documents = inputs[:, 1]
+    same: NDArray[np.bool_] = documents[:, 1:] == documents[:, :-1]
+    return same & (documents[:, 1:] != PADDING)
+
+
+def token_row(pieces: Sequence[NDArray[np.int32]], length: int) -> NDArray[np.int32]:
+    """Lay pieces of documents side by side. Shapes: pieces of (n,); returns (2, length)."""
+    row = np.zeros((2, length), np.int32)
+    row[1] = PADDING
+    place = 0
+    for number, piece in enumerate(pieces):
+        row[0, place : place + len(piece)] = piece
+        row[1, place : place + len(piece)] = number
+        place += len(piece)
+    return row

@@ -1,0 +1,224 @@
+"""Per-token distillation, end to end: a position a token, whatever is packed with what."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from laboratory import Lab, run_cli
+
+from pipeline import open_cache
+from pipeline.experiment import open_data, open_model
+from pipeline.recipe import load_recipe
+from pipeline.samples import positions_of
+from pipeline.targets import TargetSpec, decode, soften
+
+VERSES = [
+    "From fairest creatures we desire increase,",
+    "That thereby beauty's rose might never die,",
+    "But as the riper should by time decease,",
+    "His tender heir might bear his memory:",
+    "But thou, contracted to thine own bright eyes,",
+    "Feed'st thy light'st flame with self-substantial fuel,",
+    "Making a famine where abundance lies,",
+    "Thyself thy foe, to thy sweet self too cruel.",
+]
+
+RECIPE = """\
+name = "text"
+
+[data.train]
+kind = "text"
+path = "train.txt"
+tokenizer = "bytes"
+length = 24
+pack = true
+
+[data.validation]
+kind = "text"
+path = "validation.txt"
+tokenizer = "bytes"
+length = 24
+
+[teacher]
+model = { kind = "python", factory = "text_models:causal", task = "next_token" }
+batch_size = 4
+threads = 1
+
+[targets]
+selection = { kind = "top_k", k = 8 }
+
+[cache]
+path = "cache"
+rows_per_part = 6
+
+[student]
+model = { kind = "python", factory = "text_models:causal", task = "next_token", arguments = { seed = 1 } }
+
+[[losses]]
+kind = "soft_targets"
+weight = 0.5
+temperature = 2.0
+
+[[losses]]
+kind = "hard_labels"
+weight = 0.5
+
+[training]
+epochs = 3
+batch_size = 4
+learning_rate = 1e-2
+log_every = 1
+threads = 1
+
+[validation]
+data = "validation"
+best_by = "nll"
+
+[run]
+path = "run"
+"""
+
+MODELS = '''\
+"""A causal model that keeps documents apart: a decaying mean of what came before."""
+
+import torch
+from torch import nn
+
+
+class Causal(nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.embedding = nn.Embedding(257, 8)
+            self.head = nn.Linear(8, 257)
+
+    def forward(self, tokens, documents=None):
+        length = tokens.shape[1]
+        places = torch.arange(length)
+        distance = (places[:, None] - places[None, :]).float()
+        weights = torch.where(distance >= 0, torch.exp(-distance), 0.0).expand(len(tokens), -1, -1)
+        if documents is not None:
+            weights = weights * (documents[:, :, None] == documents[:, None, :])
+        return self.head(weights @ self.embedding(tokens))
+
+
+def causal(seed=0):
+    return Causal(seed)
+'''
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    (tmp_path / "train.txt").write_text("\n".join(VERSES) * 3)
+    (tmp_path / "validation.txt").write_text("\n".join(VERSES[:3]))
+    (tmp_path / "text_models.py").write_text(MODELS)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return Lab(tmp_path)
+
+
+def test_every_token_but_a_documents_first_has_targets(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    cache, recipe = open_cache(lab.cache), load_recipe(lab.recipe)
+    assert recipe.teacher
+    samples = open_data(recipe, "train")
+    network = open_model(recipe, recipe.teacher.model, where="teacher.model").eval()
+    rows = 0
+    for part in range(cache.plan.part_count):
+        table = cache.read_samples(part)
+        batch = samples.read(range(rows, rows + len(table)))
+        positions = positions_of(samples, batch)
+        assert table.ids == batch.ids
+        assert table.positions.tolist() == positions.counts.tolist()
+        spec = TargetSpec.from_json(cache.plan.about["targets"])
+        targets = decode(spec, cache.read_part(part))
+        with torch.no_grad():
+            logits = network(torch.from_numpy(batch.inputs)).logits
+        wanted = logits.log_softmax(1).gather(1, targets.classes)
+        torch.testing.assert_close(soften(targets, 1.0).log_probs, wanted, atol=2e-3, rtol=0)
+        rows += len(table)
+    assert rows == len(samples)
+
+
+def test_packed_documents_are_answered_as_if_each_were_alone(lab: Lab) -> None:
+    for pack in ("true", "false"):
+        options = ["--set", f"data.train.pack={pack}", "--set", f"cache.path=packed-{pack}"]
+        assert lab.cache_teacher("--quiet", *options).status == 0
+    logits = [
+        np.concatenate([cache.read_part(part)["logits"] for part in range(cache.plan.part_count)])
+        for cache in (open_cache(lab.folder / "packed-true"), open_cache(lab.folder / "packed-false"))
+    ]
+    np.testing.assert_allclose(logits[0], logits[1], atol=2e-3)
+
+
+def test_a_student_learns_from_the_cache_and_continues_bit_for_bit(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    answer = lab.train_student("--json", "--quiet")
+    assert answer.status == 0, answer.stderr
+    result = json.loads(answer.stdout)
+    losses = [line["loss"] for line in lab.metrics() if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert result["validation"]["nll"] < np.log(257)
+    assert lab.train_student("--quiet", "--set", "run.path=again").status == 0
+    again = [line["loss"] for line in lab.metrics("again") if "loss" in line]
+    assert again == losses
+
+
+def test_an_audit_compares_every_position_of_a_row(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    answer = run_cli("verify", str(lab.recipe), "--audit", "5", "--json", "--quiet")
+    assert answer.status == 0, answer.stderr
+    audit = json.loads(answer.stdout)["audit"]
+    assert (audit["largest_difference"], audit["other_classes"]) == (0.0, 0)
+    assert audit["kept"] % 8 == 0
+    assert audit["kept"] > 5 * 8
+
+
+def test_another_tokenizer_is_refused_before_anything_else(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    answer = lab.train_student("--quiet", "--set", "data.train.end=end")
+    assert answer.status == 2
+    assert "data.train: its tokenizer is another than that of " in answer.stderr
+    assert "Give the data the tokenizer that the teacher saw." in answer.stderr
+
+
+def test_changed_text_is_refused_by_name(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    text = (lab.folder / "train.txt").read_text()
+    (lab.folder / "train.txt").write_text(text.replace("famine", "Famine", 1))
+    answer = lab.train_student("--quiet")
+    assert answer.status == 2
+    assert "changed: 1: train.txt:7#0" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("teacher.model.task=label", "teacher.model: "),
+        ("data.train.task=label", "data.train.pack: a row with a label is one document"),
+        ("data.train.length=1", "data.train.length: "),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused_before_the_work(
+    lab: Lab, setting: str, message: str
+) -> None:
+    answer = lab.cache_teacher("--quiet", "--set", setting)
+    assert answer.status == 2
+    assert message in answer.stderr
+    assert not lab.cache.exists()
+
+
+def test_logits_that_are_not_finite_are_blamed_on_their_document(lab: Lab) -> None:
+    models = lab.folder / "text_models.py"
+    sick = "logits = self.head(weights @ self.embedding(tokens))\n"
+    sick += "        logits[tokens == 0x2D] = float("nan")  # a hyphen\n        return logits\n"
+    models.write_text(
+        models.read_text().replace("return self.head(weights @ self.embedding(tokens))\n", sick)
+    )
+    answer = lab.cache_teacher("--quiet", "--set", "data.train.pack=false")
+    assert answer.status == 2
+    assert "its logits are NaN or infinite for 1 of 4 samples of a batch (train.txt:6#1)" in (
+        answer.stderr
+    )
