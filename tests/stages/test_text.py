@@ -213,7 +213,7 @@ def test_a_task_that_does_not_fit_is_refused_before_the_work(
 def test_logits_that_are_not_finite_are_blamed_on_their_document(lab: Lab) -> None:
     models = lab.folder / "text_models.py"
     sick = "logits = self.head(weights @ self.embedding(tokens))\n"
-    sick += "        logits[tokens == 0x2D] = float("nan")  # a hyphen\n        return logits\n"
+    sick += "        logits[tokens == 0x2D] = float('nan')  # a hyphen\n        return logits\n"
     models.write_text(
         models.read_text().replace("return self.head(weights @ self.embedding(tokens))\n", sick)
     )
