@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from pipeline.compute import guard_memory, make_accelerator
 from pipeline.errors import RecipeError
 from pipeline.experiment import Setup, open_student
-from pipeline.models import load_weights, read_weights, save_reference
+from pipeline.models import load_weights, read_weights, save_pretrained, save_reference
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables, resolved
 from pipeline.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_best, save_checkpoint
@@ -26,6 +27,9 @@ from pipeline.training.run_folder import (
     read_result,
     replace_json,
 )
+
+# Of a student of transformers: what that library's own from_pretrained opens.
+PRETRAINED = "pretrained"
 
 
 def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -132,10 +136,18 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "elapsed_s": round(time.perf_counter() - started, 3),
         **{key: setup.identity[key] for key in ("cache", "data") if key in setup.identity},
     }
+    save_pretrained(setup.network, setup.folder / PRETRAINED, tokenizer=_tokenizer(setup.recipe))
     model = setup.recipe.student.model.model_dump(exclude_none=True)
     save_reference(setup.folder, model, setup.recipe.base)
     replace_json(setup.folder / RESULT, result)
     return result
+
+
+def _tokenizer(recipe: Recipe) -> Path | None:
+    """Find the folder of the tokenizer that the student's data was read with."""
+    assert recipe.training
+    source = getattr(recipe.data[recipe.training.data], "tokenizer", None)
+    return recipe.locate(source) if source and recipe.locate(source).is_dir() else None
 
 
 def _resume(setup: Setup, optimizer: Any) -> Progress:

@@ -8,6 +8,7 @@ student.
 from pipeline.models.digest import weights_digest
 from pipeline.models.loading import load_network
 from pipeline.models.network import Network, Output, prepare, set_precision
+from pipeline.models.pretrained import save_pretrained
 from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 
@@ -19,6 +20,7 @@ __all__ = [
     "prepare",
     "read_reference",
     "read_weights",
+    "save_pretrained",
     "save_reference",
     "set_precision",
     "weights_digest",

@@ -219,6 +219,6 @@ def test_logits_that_are_not_finite_are_blamed_on_their_document(lab: Lab) -> No
     )
     answer = lab.cache_teacher("--quiet", "--set", "data.train.pack=false")
     assert answer.status == 2
-    assert "its logits are NaN or infinite for 1 of 4 samples of a batch (train.txt:6#1)" in (
+    assert "its logits are NaN or infinite for 1 of 2 samples of a batch (train.txt:6#1)" in (
         answer.stderr
     )
