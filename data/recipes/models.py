@@ -89,12 +89,20 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 class LanguageModel(nn.Module):
     """A causal transformer: what comes next, at every token."""
 
-    def __init__(self, *, vocabulary: int, width: int, layers: int, heads: int, length: int) -> None:
+    def __init__(
+        self, *, vocabulary: int, width: int, layers: int, heads: int, length: int
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Embedding(length, width)
         block = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            width,
+            heads,
+            4 * width,
+            dropout=0.1,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)

@@ -256,5 +256,4 @@ def _find_bad_rows(work: Work, output: Output) -> list[int]:
         bad += [start + position for position in find_bad_positions(logits)]
         start += len(logits)
     ends = output.positions.cumsum(0).cpu()  # (B,)
-    rows: list[int] = torch.searchsorted(ends, torch.tensor(bad), right=True).unique().tolist()
-    return rows
+    return sorted(set(torch.searchsorted(ends, torch.tensor(bad), right=True).tolist()))

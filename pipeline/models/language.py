@@ -20,7 +20,7 @@ Head = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Parts:
-    """A model in two: what answers tokens (B, L) with states (B, L, d), and logits (P, C) of (P, d).
+    """A model in two: tokens (B, L) become states (B, L, d), and states (P, d) logits (P, C).
 
     Of a model that cannot be parted the states are its logits already.
     """

@@ -35,7 +35,8 @@ def load_network(kind: str, *, base: Path, where: str, **arguments: Any) -> Netw
     return KINDS[kind](base=base, where=where, **arguments)
 
 
-def load_python(
+# One keyword a key of the recipe, so that the recipe's table can be passed as it is.
+def load_python(  # noqa: PLR0913
     *,
     base: Path,
     where: str,

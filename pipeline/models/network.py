@@ -49,8 +49,8 @@ class Output:
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         """Make the logits of `size` positions at a time. Shapes: yields (size or fewer, C)."""
-        for states in self.states.split(size):
-            yield self.head(states)
+        for start in range(0, len(self), size):
+            yield self.head(self.states[start : start + size])
 
 
 class Network(nn.Module):

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pipeline.models.network import Network
 
@@ -17,11 +18,12 @@ def save_pretrained(network: Network, folder: Path, *, tokenizer: Path | None = 
 
     The files of `tokenizer`, a folder, go with it. The folder appears whole or not at all.
     """
-    if not hasattr(network.model, "save_pretrained"):
+    save: Any = getattr(network.model, "save_pretrained", None)
+    if save is None:
         return False
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    network.model.save_pretrained(partial)
+    save(partial)
     for name in TOKENIZER_FILES if tokenizer else ():
         assert tokenizer
         if (tokenizer / name).is_file():

@@ -62,11 +62,14 @@ def find_files(base: Path, name: str, path: str) -> tuple[tuple[Path, ...], tupl
     endings = ", ".join(READERS)
     if not files:
         raise SampleError(
-            f"{name}.path: there is no text at {place}; give a file, a folder or a glob of {endings}"
+            f"{name}.path: there is no text at {place}; give a file, a folder or a glob of "
+            f"{endings}"
         )
     if strange := [each for each in files if each.suffix not in READERS]:
         raise SampleError(f"{name}.path: {strange[0]} is not one of {endings}; leave it out")
-    names = [each.relative_to(root).as_posix() if root in each.parents else str(each) for each in files]
+    names = [
+        each.relative_to(root).as_posix() if root in each.parents else str(each) for each in files
+    ]
     return tuple(files), tuple(names)
 
 

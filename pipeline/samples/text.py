@@ -51,7 +51,7 @@ class _Spool:
         weakref.finalize(self, os.close, self._number)
 
     def append(self, entries: NDArray[Any]) -> None:
-        content = memoryview(np.ascontiguousarray(entries, self.dtype)).cast("B")
+        content = np.ascontiguousarray(entries, self.dtype).data.cast("B")
         try:
             while content:
                 content = content[os.write(self._number, content) :]
@@ -64,7 +64,9 @@ class _Spool:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         size = self.dtype.itemsize
-        return np.frombuffer(os.pread(self._number, (stop - start) * size, start * size), self.dtype)
+        return np.frombuffer(
+            os.pread(self._number, (stop - start) * size, start * size), self.dtype
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class TextSamples:
         return f"{self.file_names[piece['file']]}:{piece['document'] + 1}#{piece['piece']}{more}"
 
 
-def open_text(
+# One keyword a key of the recipe, so that the recipe's table can be passed as it is.
+def open_text(  # noqa: PLR0913
     *,
     base: Path,
     name: str,

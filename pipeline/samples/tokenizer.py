@@ -23,7 +23,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Turns texts into ids from 0 to vocabulary - 1; `digest` is of everything that decides them."""
+    """Turns texts into ids below `vocabulary`; `digest` is of everything that decides them."""
 
     vocabulary: int
     digest: str
@@ -45,7 +45,7 @@ def open_tokenizer(*, base: Path, where: str, source: str, end: str | None) -> T
         raise SampleError(
             f"{where}.tokenizer: '{source}' needs a library that is not installed ({error}). "
             "Install it: pip install 'teacher-logit-cache[transformers]', or use "
-            f"tokenizer = \"{BYTES}\""
+            f'tokenizer = "{BYTES}"'
         ) from error
     place = base / source
     file = place / TOKENIZER_FILE if place.is_dir() else place
@@ -58,7 +58,7 @@ def open_tokenizer(*, base: Path, where: str, source: str, end: str | None) -> T
     except Exception as error:
         raise SampleError(
             f"{where}.tokenizer: '{source}' cannot be opened ({str(error).splitlines()[0]}); give "
-            f"a folder with {TOKENIZER_FILE} (looked for {file}), a hub name, or \"{BYTES}\""
+            f'a folder with {TOKENIZER_FILE} (looked for {file}), a hub name, or "{BYTES}"'
         ) from error
     opened.no_truncation()
     opened.no_padding()

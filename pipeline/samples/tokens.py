@@ -69,9 +69,9 @@ def is_predicted(inputs: NDArray[Any]) -> NDArray[np.bool_]:
 
     Shapes: inputs (B, 2, L); returns (B, L - 1), for the tokens from the second on.
     """
-    documents = inputs[:, 1]
-    same: NDArray[np.bool_] = documents[:, 1:] == documents[:, :-1]
-    return same & (documents[:, 1:] != PADDING)
+    before, documents = inputs[:, 1, :-1], inputs[:, 1, 1:]
+    asked: NDArray[np.bool_] = (documents == before) & (documents != PADDING)
+    return asked
 
 
 def token_row(pieces: Sequence[NDArray[np.int32]], length: int) -> NDArray[np.int32]:

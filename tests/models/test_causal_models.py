@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models import Network, load_network
+from pipeline.models import Network, load_network, save_pretrained
 from pipeline.samples.tokens import token_row
 
 pytest.importorskip("transformers")
@@ -41,9 +41,7 @@ def make(kind: str) -> Network:
 
 def rows(*documents: list[list[int]], length: int = 10) -> torch.Tensor:
     """Lay out rows of documents. Shapes: returns (B, 2, length)."""
-    made = [
-        token_row([np.array(each, np.int32) for each in row], length) for row in documents
-    ]
+    made = [token_row([np.array(each, np.int32) for each in row], length) for row in documents]
     return torch.from_numpy(np.stack(made))
 
 
@@ -65,7 +63,9 @@ def test_packed_documents_do_not_see_each_other(kind: str) -> None:
     network = make(kind)
     with torch.no_grad():
         packed = network(rows([[3, 4, 5, 6], [8, 9, 10]], [[7, 8]]))
-        alone = [network(rows([document])).logits for document in ([3, 4, 5, 6], [8, 9, 10], [7, 8])]
+        alone = [
+            network(rows([document])).logits for document in ([3, 4, 5, 6], [8, 9, 10], [7, 8])
+        ]
     assert packed.positions.tolist() == [5, 1]
     torch.testing.assert_close(packed.logits, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
@@ -84,7 +84,7 @@ def test_logits_are_made_in_blocks_where_only_the_output_layer_makes_them(
 
 def test_a_saved_model_says_itself_that_it_is_causal(tmp_path: Path) -> None:
     made = make("llama")
-    made.model.save_pretrained(tmp_path / "llama")
+    assert save_pretrained(made, tmp_path / "llama")
     network = load_network("transformers", base=tmp_path, where="teacher.model", path="llama")
     assert network.task == "next_token"
     inputs = rows([[3, 4, 5]])
@@ -96,7 +96,10 @@ def test_a_saved_model_says_itself_that_it_is_causal(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({}, "student.model: give either path, a saved model, or config, for a new one."),
-        ({"config": {"model_type": "lama"}}, "student.model.config: no model of transformers can be"),
+        (
+            {"config": {"model_type": "lama"}},
+            "student.model.config: no model of transformers can be",
+        ),
         ({"config": {"hidden_size": 8}}, "student.model.config: no model of transformers can be"),
     ],
 )

@@ -133,9 +133,7 @@ def test_what_is_skipped_is_recorded_and_nothing_else_is_lost(tmp_path: Path) ->
     for pack in (False, True):
         scan = scan_samples(open_text(tmp_path, "text.jsonl", pack=pack), on_error="skip")
         assert scan.count == 1
-        assert [each.reason for each in scan.skipped][-1] == (
-            "has 1 token, too few to predict one"
-        )
+        assert [each.reason for each in scan.skipped][-1] == ("has 1 token, too few to predict one")
 
 
 def test_bytes_that_are_not_utf_8_are_placed(tmp_path: Path) -> None:

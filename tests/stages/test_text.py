@@ -53,8 +53,11 @@ selection = { kind = "top_k", k = 8 }
 path = "cache"
 rows_per_part = 6
 
-[student]
-model = { kind = "python", factory = "text_models:causal", task = "next_token", arguments = { seed = 1 } }
+[student.model]
+kind = "python"
+factory = "text_models:causal"
+task = "next_token"
+arguments = { seed = 1 }
 
 [[losses]]
 kind = "soft_targets"
@@ -148,7 +151,10 @@ def test_packed_documents_are_answered_as_if_each_were_alone(lab: Lab) -> None:
         assert lab.cache_teacher("--quiet", *options).status == 0
     logits = [
         np.concatenate([cache.read_part(part)["logits"] for part in range(cache.plan.part_count)])
-        for cache in (open_cache(lab.folder / "packed-true"), open_cache(lab.folder / "packed-false"))
+        for cache in (
+            open_cache(lab.folder / "packed-true"),
+            open_cache(lab.folder / "packed-false"),
+        )
     ]
     np.testing.assert_allclose(logits[0], logits[1], atol=2e-3)
 
