@@ -15,7 +15,7 @@ from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
-from pipeline.samples.tokens import Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.text.tokens import Positions, Tokens, positions_of, tokens_of
 
 __all__ = [
     "KINDS",

@@ -27,7 +27,7 @@ from pipeline.samples.batch import (
 )
 from pipeline.samples.images import open_images
 from pipeline.samples.parquet import open_parquet
-from pipeline.samples.text import open_text
+from pipeline.samples.text.rows import open_text
 
 # A user's dataset need not be safe to call from several threads at once.
 _ONE_AT_A_TIME = threading.RLock()

@@ -20,7 +20,7 @@ from pipeline.samples.batch import (
     name_some,
     read_labels,
 )
-from pipeline.samples.tokens import Tokens, tokens_of
+from pipeline.samples.text.tokens import Tokens, tokens_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.models import Network, load_network, save_pretrained
-from pipeline.samples.tokens import token_row
+from pipeline.samples.text.tokens import token_row
 
 pytest.importorskip("transformers")
 

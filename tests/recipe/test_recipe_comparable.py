@@ -13,7 +13,13 @@ LEFT_OUT = {
     *(("ParquetData", "path"), ("ImagesData", "path"), ("ArraysData", "path")),
     *(("ArraysData", name) for name in ("inputs", "labels", "ids")),
     *(("IdxData", name) for name in ("images", "labels")),
-    *(("PythonModel", "checkpoint"), ("RunModel", "path"), ("TransformersModel", "path")),
+    *(
+        ("PythonModel", "checkpoint"),
+        ("RunModel", "path"),
+        ("TextData", "path"),
+        ("TextData", "tokenizer"),
+        ("TransformersModel", "path"),
+    ),
     *(("Teacher", "device"), ("Cache", "path"), ("Run", "path")),
     *(("Evaluation", "cache"), ("Validation", "cache"), ("Test", "cache")),
     *(("Training", name) for name in ("checkpoint_every", "log_every", "device", "threads")),
@@ -44,6 +50,12 @@ labels = "PLACE"
 kind = "python"
 factory = "kept:kept"
 arguments = { kept = [1, { kept = 2 }] }
+[data.text]
+kind = "text"
+path = "PLACE"
+tokenizer = "PLACE"
+length = 8
+column = "kept"
 [teacher]
 model = { kind = "python", factory = "kept:kept", checkpoint = "PLACE", mean = [0.5] }
 device = "PLACE"

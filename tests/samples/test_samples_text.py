@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples, positions_of, scan_samples
-from pipeline.samples.text import TextSamples
-from pipeline.samples.tokens import PADDING, is_predicted, token_row
+from pipeline.samples.text.rows import TextSamples
+from pipeline.samples.text.tokens import PADDING, is_predicted, token_row
 
 
 def open_text(base: Path, path: str = "text.txt", **settings: Any) -> TextSamples:

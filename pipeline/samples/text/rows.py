@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
-from pipeline.samples.documents import Document, Wanted, find_files, read_documents
-from pipeline.samples.tokenizer import Tokenizer, open_tokenizer
-from pipeline.samples.tokens import Task, Tokens, token_row
+from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
+from pipeline.samples.text.tokenizer import Tokenizer, open_tokenizer
+from pipeline.samples.text.tokens import Task, Tokens, token_row
 
 # A piece of a document: where its tokens begin, how many there are, and which piece of which
 # document of which file it is. No tokens: the document has a fault.
