@@ -34,7 +34,7 @@ def run(
     if dry_run:
         check_plan(work.folder, work.plan)
         return _planned(work)
-    write_plan(work.folder, work.plan)
+    write_plan(work.folder, work.plan, work.shape.shared)
     missing = missing_parts(work.folder, work.plan)
     startup_s = time.perf_counter() - started
     made = _make(work, missing if order is None else order, missing, quiet)

@@ -107,7 +107,9 @@ def _ask(work: Work, batch: SampleBatch) -> Output:
 def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         try:
-            return _concatenate([encode(work.spec, block) for block in _blocks(work, asked)])
+            return _concatenate(
+                [encode(work.spec, block, work.shape.basis) for block in _blocks(work, asked)]
+            )
         except TargetError as error:
             raise _named(work, error, asked) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.caching.shape import Shape, find_shape
 from pipeline.compute import (
     device_kind,
     keep_freed_memory,
@@ -46,6 +47,7 @@ class Work:
     read_rows: int
     plan: Plan
     spec: TargetSpec
+    shape: Shape
     folder: Path
     # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
     # slowest: work beside it was measured to cost twice what it costs between two batches.
@@ -87,7 +89,9 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
             "device": device_kind(device),
         },
         "software": software_versions(also=_library_of(network)),
+        **_tail(recipe, spec),
     }
+    shape = find_shape(recipe, spec, settings, samples=data.samples, network=network, device=device)
     plan = Plan(
         rows=len(data.samples),
         rows_per_part=cache.rows_per_part,
@@ -95,7 +99,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         compression=cache.compression,
         fields=target_fields(spec),
         settings=settings,
-        about=_about(recipe, data, network, spec),
+        about=_about(recipe, data, network, spec) | _shared(shape),
     )
     return Work(
         samples=data.samples,
@@ -106,6 +110,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         read_rows=teacher.batch_size * _batches_at_once(data.scan, teacher.batch_size),
         plan=plan,
         spec=spec,
+        shape=shape,
         folder=folder,
         builds_behind=device.type != "cpu",
     )
@@ -148,7 +153,30 @@ def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
                 f"teacher; got {k}"
             ],
         )
-    return TargetSpec(selection.kind, class_count, k, nodes_with(recipe.targets.temperatures))
+    nodes = nodes_with(recipe.targets.temperatures)
+    return TargetSpec(selection.kind, class_count, k, nodes, _rank(recipe, k, class_count))
+
+
+def _rank(recipe: Recipe, k: int, class_count: int) -> int:
+    assert recipe.targets
+    tail = recipe.targets.tail
+    if tail.kind != "low_rank":
+        return 0
+    if k == class_count:
+        line = (
+            f"targets.tail: all {class_count} classes are kept, so there is no tail; leave it out"
+        )
+        raise RecipeError(recipe.file, [line])
+    return tail.rank
+
+
+def _tail(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
+    assert recipe.targets
+    return {"tail": recipe.targets.tail.model_dump()} if spec.rank else {}
+
+
+def _shared(shape: Shape) -> dict[str, Any]:
+    return {"shared": shape.shared.about} if shape.shared else {}
 
 
 def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:

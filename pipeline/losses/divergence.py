@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.losses.average import at_least_float32
-from pipeline.targets import Targets, log_tail_sum
+from pipeline.targets import Targets, log_tail_sum, low_rank_logits
 
 # Of logits (P, C), targets of P positions and a temperature: the sum over positions, and its
 # derivative by the logits (P, C).
@@ -84,9 +84,17 @@ def diverge_bucket(logits: Tensor, targets: Targets, temperature: float) -> tupl
     return value, gradient.scatter_(1, targets.classes, of_kept[:, :k])
 
 
+def diverge_low_rank(logits: Tensor, targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Sum KL(teacher || student) over all classes, the left-out ones rebuilt from their shape.
+
+    Shapes: logits (P, C), targets with a low-rank tail; returns () and (P, C).
+    """
+    return _diverge(low_rank_logits(targets, temperature), logits / temperature, temperature)
+
+
 def _diverge(teacher: Tensor, student: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Shapes: softened logits (P, N); returns () and (P, N), the derivative by the logits."""
     teacher, student = teacher.log_softmax(1), student.log_softmax(1)
     probs = teacher.exp()
-    value = teacher.sub_(student).mul_(probs).sum()
+    value = (teacher - student).mul_(probs).sum()  # as precise as the more precise of the two
     return value, student.exp_().sub_(probs).div_(temperature)

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, average
-from pipeline.losses.divergence import Divergence, diverge_bucket, diverge_dense
+from pipeline.losses.divergence import (
+    Divergence,
+    Rule,
+    diverge_bucket,
+    diverge_dense,
+    diverge_low_rank,
+)
 from pipeline.targets import Soft, Targets, check_temperature, soften
 
 
@@ -20,7 +26,7 @@ def soft_targets(
     targets: Targets,
     *,
     temperature: float = 1.0,
-    tail: str = "bucket",
+    tail: str | None = None,
     count: Tensor | float | None = None,
 ) -> Tensor:
     """Pull the student's softened distribution towards the teacher's.
@@ -28,15 +34,17 @@ def soft_targets(
     The Kullback-Leibler divergence of the student from the teacher, summed over classes, averaged
     over positions (over `count`, if given) and scaled by temperature squared, so that gradients
     keep their size as the temperature changes. `tail` says what stands for the left-out classes:
-    "bucket" one class with their exact mass, "uniform" that mass spread evenly, "renormalise"
-    nothing, the kept classes sum to 1, "none" nothing, the kept classes keep their own mass. Where
-    every class was kept, all four are the same.
+    "low_rank" their shape, scaled to their exact mass, "bucket" one class with that mass, "uniform"
+    that mass spread evenly, "renormalise" nothing, the kept classes sum to 1, "none" nothing, the
+    kept classes keep their own mass. Where every class was kept, all are the same. Without `tail`
+    it is "low_rank" if the shape was kept, and "bucket" otherwise.
 
     Shapes: student_logits (P, C); targets of P positions; returns ().
     Units:  nats, times temperature squared.
     Raises: TargetError if classes, positions, temperature or tail do not fit.
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
     """
+    tail = tail or ("bucket" if targets.codes is None else "low_rank")
     _check(student_logits, targets, tail)
     check_temperature(temperature, has_tail=targets.tail is not None)
     total = TAILS["bucket" if targets.tail is None else tail](student_logits, targets, temperature)
@@ -44,12 +52,25 @@ def soft_targets(
     return average(total, (len(targets) if count is None else count) / temperature**2)
 
 
-def _bucket(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    rule = diverge_dense if targets.tail is None else diverge_bucket
+def _by(rule: Rule, logits: Tensor, targets: Targets, temperature: float) -> Tensor:
     total: Tensor = Divergence.apply(  # type: ignore[no-untyped-call]  # torch's own
         logits, rule, targets, temperature
     )
     return total
+
+
+def _bucket(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    rule = diverge_dense if targets.tail is None else diverge_bucket
+    return _by(rule, logits, targets, temperature)
+
+
+def _low_rank(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
+    if targets.codes is None:
+        raise TargetError(
+            "soft_targets: tail 'low_rank' needs a cache that kept the tail's shape; this one kept "
+            "its mass. Use tail = 'bucket', or cache with targets.tail = { kind = 'low_rank' }."
+        )
+    return _by(diverge_low_rank, logits, targets, temperature)
 
 
 def _uniform(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
@@ -74,6 +95,7 @@ def _none(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
 # Each sums over the positions of (student logits (P, C), targets, temperature).
 TAILS: dict[str, Callable[[Tensor, Targets, float], Tensor]] = {
     "bucket": _bucket,
+    "low_rank": _low_rank,
     "uniform": _uniform,
     "renormalise": _renormalise,
     "none": _none,

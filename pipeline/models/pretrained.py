@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.network import Network
+from pipeline.models.transformers_kind import quietly
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -23,7 +24,8 @@ def save_pretrained(network: Network, folder: Path, *, tokenizer: Path | None = 
         return False
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save(partial)
+    with quietly():
+        save(partial)
     for name in TOKENIZER_FILES if tokenizer else ():
         assert tokenizer
         if (tokenizer / name).is_file():

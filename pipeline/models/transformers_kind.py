@@ -5,7 +5,8 @@ and std are read, and the dataset's own images go in at the dataset's own size.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,16 @@ def _task_of(source: str) -> str:
 def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:
     """Load a model and the names of its weights that the files lack."""
     import transformers
+
+    with quietly():
+        auto = getattr(transformers, CLASSES[task][0])
+        model, report = auto.from_pretrained(source, output_loading_info=True)
+    return model, sorted(report["missing_keys"])
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the library's own bars and remarks out of ours."""
     from transformers.utils import logging as untyped_logging
 
     logging: Any = untyped_logging
@@ -140,13 +151,11 @@ def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        auto = getattr(transformers, CLASSES[task][0])
-        model, report = auto.from_pretrained(source, output_loading_info=True)
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
-    return model, sorted(report["missing_keys"])
 
 
 def _read_normalisation(

@@ -191,10 +191,26 @@ class TopK(Table):
     k: Positive
 
 
+class Bucket(Table):
+    """Of the left-out classes, keep their mass at any temperature."""
+
+    kind: Literal["bucket"]
+
+
+class LowRank(Table):
+    """Keep the shape of the left-out classes as well, on a basis learned from some positions."""
+
+    kind: Literal["low_rank"]
+    rank: Positive = 64
+    positions: Positive = 2048
+    seed: Seed = 0
+
+
 class Targets(Table):
     """What is kept of an answer; `temperatures` are those at which the tail must be exact."""
 
     selection: Annotated[AllClasses | TopK, Field(discriminator="kind")]
+    tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] = Bucket(kind="bucket")
     temperatures: Temperatures = ()
 
 
@@ -220,7 +236,7 @@ class SoftTargets(Table):
     kind: Literal["soft_targets"]
     weight: Annotated[float, Field(ge=0)]
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    tail: Literal["bucket", "renormalise", "uniform", "none"] = "bucket"
+    tail: Literal["bucket", "low_rank", "renormalise", "uniform", "none"] | None = None
 
 
 class HardLabels(Table):

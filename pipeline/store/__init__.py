@@ -22,6 +22,7 @@ from pipeline.store.faults import Fault, check_part, find_faults
 from pipeline.store.fields import UNLABELLED, Field, SampleTable
 from pipeline.store.plan import Plan
 from pipeline.store.records import PLAN_FILE, check_complete, missing_parts, read_plan
+from pipeline.store.shared import Shared, encode_shared, read_shared, shared_faults
 
 __all__ = [
     "PLAN_FILE",
@@ -32,6 +33,7 @@ __all__ = [
     "Field",
     "Plan",
     "SampleTable",
+    "Shared",
     "build_part",
     "check_complete",
     "check_folder",
@@ -39,11 +41,14 @@ __all__ = [
     "check_plan",
     "claim_part",
     "commit_part",
+    "encode_shared",
     "find_faults",
     "finish",
     "missing_parts",
     "open_cache",
     "read_plan",
+    "read_shared",
+    "shared_faults",
     "store_part",
     "write_plan",
 ]

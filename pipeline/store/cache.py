@@ -4,20 +4,16 @@ Knows which bytes a part must have. Does not know what the arrays mean, nor in w
 wanted, and keeps nothing that grows with the rows beyond one digest a part.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
 from pipeline.store.backends import BACKENDS
 from pipeline.store.backends.parquet import read_samples
 from pipeline.store.documents import Document
 from pipeline.store.fields import Array, SampleTable
-from pipeline.store.files import FileEntry, read_file
+from pipeline.store.files import FileEntry, NamedFiles
 from pipeline.store.plan import Plan
 from pipeline.store.records import (
     GO_ON,
@@ -30,47 +26,13 @@ from pipeline.store.records import (
     samples_path,
     targets_stem,
 )
+from pipeline.store.shared import read_shared
 
 
-@dataclass(frozen=True)
-class PartFiles:
-    """The files of one part as its record names them; call it to read one.
-
-    Raises: CorruptPart, from the call, if the file is not what the record says.
-    """
-
-    folder: Path
-    part: int
-    entries: dict[str, FileEntry]
-    check: bool
-
-    def __call__(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Read a whole file by its path in the cache.
-
-        Shapes: into and the returned bytes (size_bytes,).
-        """
-        entry = self.entries.get(path)
-        if entry is None:
-            raise self.fault(path, "is not named in the part's record")
-        try:
-            content = read_file(self.folder / path, into)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise self.fault(path, "is missing") from error
-        if content.nbytes != entry["size_bytes"]:
-            raise self.fault(path, f"has {content.nbytes} of {entry['size_bytes']} bytes")
-        if self.check and hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
-            raise self.fault(path, "its checksum differs: a byte was changed")
-        return content
-
-    def fault(self, path: str, what: str) -> CorruptPart:
-        """Name the part, the file and what is wrong with it."""
-        return CorruptPart(f"{self.folder}: part {self.part}: {path}: {what}")
-
-
-def open_files(folder: Path, part: int, record: Document, *, check: bool) -> PartFiles:
+def open_files(folder: Path, part: int, record: Document, *, check: bool) -> NamedFiles:
     """Give access to the files that a record names; with `check`, each is hashed when read."""
     entries: dict[str, FileEntry] = {entry["path"]: entry for entry in record["files"]}
-    return PartFiles(folder=folder, part=part, entries=entries, check=check)
+    return NamedFiles(folder=folder, where=f"part {part}: ", entries=entries, check=check)
 
 
 @dataclass(frozen=True)
@@ -110,7 +72,15 @@ class Cache:
         _, files = self._open_part(part, check)
         return read_samples(files, samples_path(part), len(self.plan.part_range(part)))
 
-    def _open_part(self, part: int, check: bool) -> tuple[Document, PartFiles]:
+    def read_shared(self) -> dict[str, Array]:
+        """Read the arrays that all parts share, if there are any.
+
+        Shapes: each (classes, *field.shape).
+        Raises: CorruptPart if they are damaged.
+        """
+        return read_shared(self.path, self.plan)
+
+    def _open_part(self, part: int, check: bool) -> tuple[Document, NamedFiles]:
         record, digest = read_record(self.path, self.plan, part)
         if digest != self.manifest["records"][part]:
             raise CorruptPart(

@@ -45,14 +45,17 @@ from pipeline.store.records import (
     samples_path,
     targets_stem,
 )
+from pipeline.store.shared import Shared, shared_faults, write_shared
 
 FOLDERS = ("parts", "samples", "targets")
 
 Statistics = Mapping[str, int | float]
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(folder: Path, plan: Plan, shared: Shared | None = None) -> None:
     """Begin a cache at `folder`, or check that the one there was begun with the same plan.
+
+    `shared` are the arrays that the plan says all parts share; they come after it.
 
     Raises: FingerprintMismatch if it was planned otherwise; CacheError if the folder holds other
         things, is a file or cannot be written.
@@ -66,6 +69,8 @@ def write_plan(folder: Path, plan: Plan) -> None:
         for name in FOLDERS:
             (folder / name).mkdir(exist_ok=True)
         sync_folder(folder)
+    if shared is not None:
+        write_shared(folder, plan, shared)
 
 
 def check_folder(folder: Path) -> None:
@@ -190,6 +195,8 @@ def finish(folder: Path, plan: Plan) -> Document:
     Raises: IncompleteCache if parts are missing; CorruptPart if a committed one was damaged.
     """
     check_complete(folder, plan)
+    for name, what in shared_faults(folder, plan):
+        raise CorruptPart(f"{folder}: {name}: {what}. Run the same command again to make it anew.")
     with disk_errors(folder):
         with claim(folder, "manifest", wait=True) as scratch:
             assert scratch is not None, "a claim that waits is granted"

@@ -6,7 +6,7 @@ does not know what the arrays mean.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.errors import CacheError, CorruptPart
 from pipeline.store.backends import BACKENDS
 from pipeline.store.backends.parquet import read_samples
-from pipeline.store.cache import PartFiles, open_files
+from pipeline.store.cache import open_files
 from pipeline.store.claims import SCRATCH
 from pipeline.store.documents import Document
-from pipeline.store.files import files_below
+from pipeline.store.files import NamedFiles, files_below
 from pipeline.store.plan import Plan
 from pipeline.store.records import (
     MANIFEST_FILE,
@@ -30,6 +30,7 @@ from pipeline.store.records import (
     samples_path,
     targets_stem,
 )
+from pipeline.store.shared import SHARED, shared_faults, shared_paths
 
 # What may lie in each folder, after a part's number.
 _ENDINGS = {
@@ -68,7 +69,8 @@ def find_faults(folder: Path, map_parts: MapParts = map) -> list[Fault]:
     except CorruptPart as error:
         what = _without(error, f"{folder / PLAN_FILE}: ")
         return [Fault(None, PLAN_FILE, f"{what}; without it the parts cannot be checked")]
-    faults = [*_check_manifest(folder, plan), *_foreign_files(folder, plan)]
+    shared = [Fault(None, path, what) for path, what in shared_faults(folder, plan)]
+    faults = [*_check_manifest(folder, plan), *shared, *_foreign_files(folder, plan)]
     for found in map_parts(partial(check_part, folder, plan), range(plan.part_count)):
         faults += found
     return faults
@@ -85,43 +87,43 @@ def check_part(folder: Path, plan: Plan, part: int) -> list[Fault]:
         path = record_path(part)
         return [Fault(part, path, _without(error, f"{folder}: part {part}: {path}: "))]
     files = open_files(folder, part, record, check=True)
-    faults = [*_check_files(files), *_surplus_files(files)]
-    return faults or list(_check_content(plan, record, files))
+    faults = [*_check_files(files, part), *_surplus_files(files, part)]
+    return faults or list(_check_content(plan, record, files, part))
 
 
-def _check_files(files: PartFiles) -> Iterator[Fault]:
+def _check_files(files: NamedFiles, part: int) -> Iterator[Fault]:
     for path in files.entries:
         try:
             files(path)
         except CorruptPart as error:
-            prefix = f"{files.folder}: part {files.part}: {path}: "
-            yield Fault(files.part, path, _without(error, prefix))
+            prefix = f"{files.folder}: part {part}: {path}: "
+            yield Fault(part, path, _without(error, prefix))
 
 
-def _surplus_files(files: PartFiles) -> Iterator[Fault]:
+def _surplus_files(files: NamedFiles, part: int) -> Iterator[Fault]:
     for ending in _ENDINGS["targets"]:
-        path = f"{targets_stem(files.part)}{ending}"
+        path = f"{targets_stem(part)}{ending}"
         root = files.folder / path
         found = [f"{path}/{name}" for name in files_below(root)] if root.is_dir() else [path]
         for name in found:
             if (files.folder / name).exists() and name not in files.entries:
-                yield Fault(files.part, name, _FOREIGN)
+                yield Fault(part, name, _FOREIGN)
 
 
-def _check_content(plan: Plan, record: Document, files: PartFiles) -> Iterator[Fault]:
+def _check_content(plan: Plan, record: Document, files: NamedFiles, part: int) -> Iterator[Fault]:
     """Decode a part whose bytes are those of its record: a faulty writer shows only here."""
-    rows = len(plan.part_range(files.part))
-    path = samples_path(files.part)
-    trusted = PartFiles(files.folder, files.part, files.entries, check=False)
+    rows = len(plan.part_range(part))
+    path = samples_path(part)
+    trusted = replace(files, check=False)
     try:
         positions = int(read_samples(trusted, path, rows).positions.sum())
         if positions != record["positions"]:
             raise files.fault(path, f"{positions} positions; its record has {record['positions']}")
         lengths = {"rows": rows, "positions": positions}
-        path = targets_stem(files.part)
+        path = targets_stem(part)
         BACKENDS[plan.backend].read(trusted, path, plan.fields, lengths)
     except CorruptPart as error:
-        yield Fault(files.part, path, _without(error, f"{files.folder}: part {files.part}: "))
+        yield Fault(part, path, _without(error, f"{files.folder}: part {part}: "))
 
 
 def _check_manifest(folder: Path, plan: Plan) -> Iterator[Fault]:
@@ -148,6 +150,10 @@ def _foreign_files(folder: Path, plan: Plan) -> Iterator[Fault]:
             for inner in sorted(path.iterdir()):
                 if not _belongs(inner.name, _ENDINGS[path.name], plan):
                     yield Fault(None, f"{path.name}/{inner.name}", _FOREIGN)
+        elif path.name == SHARED and path.is_dir() and shared_paths(plan):
+            found = {f"{SHARED}/{name}" for name in files_below(path)}
+            for name in sorted(found - shared_paths(plan)):
+                yield Fault(None, name, _FOREIGN)
         elif path.name not in (PLAN_FILE, MANIFEST_FILE, SCRATCH):
             yield Fault(None, path.name, _FOREIGN)
 

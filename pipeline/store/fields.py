@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CacheError
 
-AXES = ("positions", "rows")
+# Fields of parts lie over the first two; what all parts share lies over classes.
+AXES = ("positions", "rows", "classes")
 DTYPES = (
     *("int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64"),

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Protocol, TypedDict
@@ -48,6 +49,41 @@ class Load(Protocol):
     def __call__(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]: ...
 
     def fault(self, path: str, what: str) -> CorruptPart: ...
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """Files as a record or a plan names them; call it to read one. `where` goes before a path.
+
+    Raises: CorruptPart, from the call, if the file is not what it was named as.
+    """
+
+    folder: Path
+    where: str
+    entries: dict[str, FileEntry]
+    check: bool
+
+    def __call__(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Read a whole file by its path in the cache.
+
+        Shapes: into and the returned bytes (size_bytes,).
+        """
+        entry = self.entries.get(path)
+        if entry is None:
+            raise self.fault(path, "is not named in the record or plan")
+        try:
+            content = read_file(self.folder / path, into)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise self.fault(path, "is missing") from error
+        if content.nbytes != entry["size_bytes"]:
+            raise self.fault(path, f"has {content.nbytes} of {entry['size_bytes']} bytes")
+        if self.check and hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
+            raise self.fault(path, "its checksum differs: a byte was changed")
+        return content
+
+    def fault(self, path: str, what: str) -> CorruptPart:
+        """Name the part, the file and what is wrong with it."""
+        return CorruptPart(f"{self.folder}: {self.where}{path}: {what}")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
-from pipeline.targets import Targets, TargetSpec, decode, target_fields
+from pipeline.targets import Targets, TargetSpec, decode, decode_basis, target_fields
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -86,6 +86,7 @@ class Stream(IterableDataset[Batch]):
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
+        self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self._fields = _names(self.spec) if self.spec else []
         self._finder = Finder(Locator(samples))
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -94,6 +95,9 @@ class Stream(IterableDataset[Batch]):
         self.epoch, self.batch = 0, 0
         if cache and check:
             check_samples(samples, _identities(cache), where=str(cache.path), advance=advance)
+
+    def _has_shape(self) -> bool:
+        return self.spec is not None and self.spec.rank > 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch; the last one may be short."""
@@ -184,7 +188,7 @@ class Stream(IterableDataset[Batch]):
         labels = positions_of(self.samples, read).labels
         targets = None
         if self.spec is not None:
-            targets = decode(self.spec, _concatenate([gathered for _, gathered in held]))
+            targets = decode(self.spec, _concatenate([fields for _, fields in held]), self._basis)
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets)
 
 
@@ -216,4 +220,4 @@ def _names(spec: TargetSpec) -> list[str]:
     return [field.name for field in target_fields(spec) if field.name in DECODED]
 
 
-DECODED = frozenset({"classes", "logits", "tail"})
+DECODED = frozenset({"classes", "logits", "tail", "codes"})

@@ -5,29 +5,37 @@
 """
 
 from pipeline.targets.encoding import encode, find_bad_positions
-from pipeline.targets.kept import Targets, decode
+from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
+from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.soften import (
     Soft,
     check_temperature,
     kept_mass,
     log_tail_sum,
+    low_rank_logits,
     soften,
     tail_mass,
 )
-from pipeline.targets.spec import TargetSpec, target_fields
+from pipeline.targets.spec import TargetSpec, basis_fields, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
 __all__ = [
     "DEFAULT_NODES",
+    "Basis",
     "Soft",
     "TargetSpec",
     "Targets",
+    "basis_fields",
     "check_temperature",
     "decode",
+    "decode_basis",
     "encode",
+    "encode_basis",
     "find_bad_positions",
+    "fit_basis",
     "kept_mass",
     "log_tail_sum",
+    "low_rank_logits",
     "nodes_with",
     "soften",
     "tail_mass",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import TargetError
+from pipeline.targets.low_rank import Basis, encode_codes
 from pipeline.targets.selection import select_top_k
 from pipeline.targets.spec import TargetSpec, class_dtype
 from pipeline.targets.tail import measure_tail, power_sums
@@ -21,8 +22,12 @@ BLOCK_ELEMENTS = {"cpu": 2**18}
 BLOCK_ELEMENTS_ELSEWHERE = 2**26
 
 
-def encode(spec: TargetSpec, logits: Tensor) -> dict[str, NDArray[np.generic]]:
+def encode(
+    spec: TargetSpec, logits: Tensor, basis: Basis | None = None
+) -> dict[str, NDArray[np.generic]]:
     """Keep of every position what the spec says; computed in float32 or better.
+
+    A low-rank tail is measured along `basis`.
 
     Shapes: logits (P, C) of any floating dtype; returns the arrays of `target_fields`, (P, ...).
     Raises: TargetError if the classes are not the spec's, or if a logit is not finite.
@@ -36,7 +41,11 @@ def encode(spec: TargetSpec, logits: Tensor) -> dict[str, NDArray[np.generic]]:
             encode_block(spec, logits[start : start + size])
             for start in range(0, max(1, len(logits)), size)
         ]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        if spec.rank:
+            assert basis is not None
+            arrays["codes"] = encode_codes(basis, logits)
+    return arrays
 
 
 def find_bad_positions(logits: Tensor) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.targets.low_rank import Basis, decode_codes
 from pipeline.targets.spec import TargetSpec
 
 
@@ -19,9 +20,11 @@ class Targets:
     """What was kept of the teacher's answer at P positions.
 
     `classes` is None where all classes were kept, in class order; `tail` is None where none was
-    left out. The tail holds K at each node, then K'(0) and K'(1).
+    left out. The tail holds K at each node, then K'(0) and K'(1); where its shape was kept, `codes`
+    are steps along the vectors of `basis`.
 
-    Shapes: logits (P, K), relative to each position's largest; classes (P, K), int64; tail (P, M).
+    Shapes: logits (P, K), relative to each position's largest; classes (P, K), int64; tail (P, M);
+        codes (P, r).
     """
 
     class_count: int
@@ -29,6 +32,8 @@ class Targets:
     classes: Tensor | None = None
     tail: Tensor | None = None
     nodes: tuple[float, ...] = ()
+    codes: Tensor | None = None
+    basis: Basis | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -40,7 +45,8 @@ class Targets:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Targets":
         if self.logits.device == torch.device(device):
             return self
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return replace(moved, basis=self.basis.to(device)) if self.basis else moved
 
     @property
     def left_out_count(self) -> int:
@@ -56,11 +62,16 @@ class Targets:
             logits=change(self.logits),
             classes=None if self.classes is None else change(self.classes),
             tail=None if self.tail is None else change(self.tail),
+            codes=None if self.codes is None else change(self.codes),
         )
 
 
-def decode(spec: TargetSpec, arrays: Mapping[str, NDArray[np.generic]]) -> Targets:
+def decode(
+    spec: TargetSpec, arrays: Mapping[str, NDArray[np.generic]], basis: Basis | None = None
+) -> Targets:
     """Read the targets back from their fields; the arrays are copied, so they may be read-only.
+
+    Without the basis of a low-rank tail its mass is all that is known of it.
 
     Shapes: arrays of `target_fields`, (P, ...); statistics, if there, are not needed.
     """
@@ -72,7 +83,20 @@ def decode(spec: TargetSpec, arrays: Mapping[str, NDArray[np.generic]]) -> Targe
         else None,
         tail=_tensor(arrays["tail"]) if spec.has_tail else None,
         nodes=spec.nodes if spec.has_tail else (),
+        codes=decode_codes(arrays["codes"], spec.rank) if basis else None,
+        basis=basis,
     )
+
+
+def decode_basis(arrays: Mapping[str, NDArray[np.generic]]) -> Basis:
+    """Read a basis back. Shapes: arrays of `basis_fields`, (C, ...)."""
+    return Basis(**{name: _tensor(array).float() for name, array in arrays.items()})
+
+
+def encode_basis(basis: Basis) -> dict[str, NDArray[np.generic]]:
+    """Shapes: returns the arrays of `basis_fields`, (C, ...)."""
+    arrays = {"bias": basis.bias, "weights": basis.weights, "vectors": basis.vectors.half()}
+    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

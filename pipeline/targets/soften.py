@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets.kept import Targets
+from pipeline.targets.low_rank import shape_logits
 from pipeline.targets.tail import tail_weights
 
 
@@ -62,6 +63,24 @@ def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
     # Not a matrix product: autocast would take that in bfloat16.
     log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)
     return log_tail.add_(known * math.log(targets.left_out_count))
+
+
+def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
+    """Rebuild the teacher's softened logits of all classes, up to a number of each position's own.
+
+    Kept classes are as they were kept; the left-out ones have the shape of the low-rank tail and
+    its exact mass.
+
+    Shapes: returns (P, C).
+    """
+    assert targets.basis is not None
+    assert targets.codes is not None
+    assert targets.classes is not None
+    logits = shape_logits(targets.basis, targets.codes).div_(temperature)
+    logits.scatter_(1, targets.classes, -math.inf)
+    log_tail = log_tail_sum(targets, temperature)
+    logits.add_((log_tail - logits.logsumexp(1))[:, None])
+    return logits.scatter_(1, targets.classes, targets.logits / temperature)
 
 
 def _constants(numbers: tuple[float, ...], like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.errors import TargetError
 from pipeline.store.fields import Field
+from pipeline.targets.low_rank import packed_size
 from pipeline.targets.tail import DEFAULT_NODES
 
 Kind = Literal["all", "top_k"]
@@ -29,6 +30,8 @@ class TargetSpec:
     class_count: int
     k: int
     nodes: tuple[float, ...] = DEFAULT_NODES
+    # Of the tail's shape; 0 keeps its mass alone.
+    rank: int = 0
 
     @property
     def has_tail(self) -> bool:
@@ -40,6 +43,7 @@ class TargetSpec:
             "class_count": self.class_count,
             "k": self.k,
             "nodes": list(self.nodes),
+            **({"rank": self.rank} if self.rank else {}),
         }
 
     @classmethod
@@ -54,7 +58,8 @@ class TargetSpec:
                 "Use the software that made the cache, or a newer one."
             )
         nodes = tuple(float(node) for node in document["nodes"])
-        return cls(document["kind"], int(document["class_count"]), int(document["k"]), nodes)
+        rank = int(document.get("rank", 0))
+        return cls(document["kind"], int(document["class_count"]), int(document["k"]), nodes, rank)
 
 
 def target_fields(spec: TargetSpec) -> tuple[Field, ...]:
@@ -68,8 +73,22 @@ def target_fields(spec: TargetSpec) -> tuple[Field, ...]:
     if spec.has_tail:
         # One value a node, then the slopes at b = 0 and b = 1.
         kept.append(Field("tail", "float32", (len(spec.nodes) + 2,), "positions"))
+    if spec.rank:
+        kept.append(Field("codes", "uint8", (packed_size(spec.rank),), "positions"))
     statistics = ("entropy", "confidence", "margin")
     return (*kept, *(Field(name, "float32", (), "positions") for name in statistics))
+
+
+def basis_fields(spec: TargetSpec) -> tuple[Field, ...]:
+    """List the arrays that a low-rank tail shares over the whole cache, all of them over classes.
+
+    Shapes: of one class: bias and weights (); vectors (r,).
+    """
+    return (
+        Field("bias", "float32", (), "classes"),
+        Field("weights", "float32", (), "classes"),
+        Field("vectors", "float16", (spec.rank,), "classes"),
+    )
 
 
 def class_dtype(class_count: int) -> str:

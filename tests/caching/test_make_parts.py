@@ -12,6 +12,7 @@ from tiny import CLASSES, make_samples, make_spec
 from torch import Tensor, nn
 
 from pipeline.caching import Work, make_parts
+from pipeline.caching.shape import Shape
 from pipeline.errors import CacheError, SampleError, TargetError
 from pipeline.models import Network
 from pipeline.samples import ContentLog, content_digests, scan_samples
@@ -87,6 +88,7 @@ def begin(folder: Path, teacher: nn.Module, *, k: int = 2) -> Work:
         read_rows=BATCH,
         plan=plan,
         spec=spec,
+        shape=Shape(),
         folder=folder,
         builds_behind=True,
     )

@@ -230,7 +230,9 @@ def test_another_number_of_classes_is_refused() -> None:
 
 
 def test_an_unknown_tail_is_refused() -> None:
-    with pytest.raises(TargetError, match=r"'ghost' is unknown; use one of bucket, none, renorm"):
+    with pytest.raises(
+        TargetError, match=r"'ghost' is unknown; use one of bucket, low_rank, none, renorm"
+    ):
         soft_targets(torch.zeros(1, 8), Targets(8, torch.zeros(1, 8)), tail="ghost")
 
 

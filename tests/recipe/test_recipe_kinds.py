@@ -37,7 +37,9 @@ def tables(choice: Any) -> dict[str, type[Table]]:
 
 
 def choices(table: type[Table], name: str) -> tuple[str, ...]:
-    return get_args(table.model_fields[name].annotation)
+    """List what a field allows; one that may be left out is a union with None."""
+    allowed = get_args(table.model_fields[name].annotation)
+    return get_args(allowed[0]) if type(None) in allowed else allowed
 
 
 def defaults(table: type[Table], *others: str) -> dict[str, Any]:

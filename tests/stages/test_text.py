@@ -228,3 +228,67 @@ def test_logits_that_are_not_finite_are_blamed_on_their_document(lab: Lab) -> No
     assert "its logits are NaN or infinite for 1 of 2 samples of a batch (train.txt:6#1)" in (
         answer.stderr
     )
+
+
+LOW_RANK = "targets.tail={ kind = 'low_rank', rank = 6, positions = 100 }"
+
+
+@pytest.mark.parametrize("backend", ["zarr", "parquet"])
+def test_the_shape_of_the_tail_is_kept_and_learned_from(lab: Lab, backend: str) -> None:
+    options = ["--quiet", "--set", LOW_RANK, "--set", f"cache.backend={backend}"]
+    assert lab.cache_teacher(*options, "--set", "cache.path=undisturbed").status == 0
+    assert lab.cache_teacher(*options).status == 0
+    files = sorted(path for path in lab.cache.rglob("*") if path.is_file())
+    names = [path.relative_to(lab.cache) for path in files]
+    assert [name for name in names if name.parts[0] == "shared"]
+    for name in names:
+        assert (lab.folder / "undisturbed" / name).read_bytes() == (lab.cache / name).read_bytes()
+    cache = open_cache(lab.cache)
+    assert cache.read_shared()["vectors"].shape == (257, 6)
+    assert cache.read_part(0, ["codes"])["codes"].shape[1] == 3
+    audit = run_cli("verify", str(lab.recipe), *options[1:], "--audit", "3", "--quiet")
+    assert audit.status == 0, audit.stderr
+    assert lab.train_student(*options).status == 0
+    with_shape = lab.metrics()[0]["soft_targets"]
+    assert (
+        lab.train_student(*options, "--set", "losses.0.tail=bucket", "--set", "run.path=b").status
+        == 0
+    )
+    assert lab.metrics("b")[0]["soft_targets"] < with_shape
+
+
+def test_a_cache_goes_on_with_the_basis_it_has(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--quiet", "--set", LOW_RANK]
+    assert lab.cache_teacher(*options).status == 0
+    whole = {path: path.read_bytes() for path in lab.cache.rglob("*") if path.is_file()}
+    (lab.cache / "manifest.json").unlink()
+    (lab.cache / "parts" / "00001.json").unlink()
+    monkeypatch.setattr("pipeline.caching.shape.fit_basis", None)  # it would be called in vain
+    assert lab.cache_teacher(*options).status == 0
+    assert {path: path.read_bytes() for path in lab.cache.rglob("*") if path.is_file()} == whole
+
+
+@pytest.mark.parametrize("name", ["arrays.zarr/vectors/c.0.0", "arrays.zarr/zarr.json"])
+def test_a_flipped_byte_of_the_basis_is_found_refused_and_mended(lab: Lab, name: str) -> None:
+    options = ["--quiet", "--set", LOW_RANK]
+    assert lab.cache_teacher(*options).status == 0
+    path = lab.cache / "shared" / name
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    (lab.cache / "shared" / "notes.txt").write_text("mine")
+    found = run_cli("verify", str(lab.cache), "--quiet")
+    assert found.status == 1
+    assert f"  shared/{name}: its checksum differs: a byte was changed\n" in found.stdout
+    assert "  shared/notes.txt: does not belong to this cache\n" in found.stdout
+    trained = lab.train_student(*options)
+    assert trained.status == 1
+    assert f"{lab.cache}: shared/{name}: its checksum differs" in trained.stderr
+    assert lab.cache_teacher(*options).status == 0
+    assert path.read_bytes() == whole
+    assert run_cli("verify", str(lab.cache), "--quiet").status == 0
+
+
+def test_a_rank_without_a_tail_is_refused(lab: Lab) -> None:
+    answer = lab.cache_teacher("--quiet", "--set", LOW_RANK, "--set", "targets.selection.k=257")
+    assert answer.status == 2
+    assert "targets.tail: all 257 classes are kept, so there is no tail" in answer.stderr

@@ -108,7 +108,7 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         opened.append(path.name)
         return read_file(path, into)
 
-    monkeypatch.setattr("pipeline.store.cache.read_file", count)
+    monkeypatch.setattr("pipeline.store.files.read_file", count)
     cache.read_part(0)
     assert sorted(opened) == sorted([*["zarr.json"] * 5, *["c.0.0"] * 3, "c.0"])
 

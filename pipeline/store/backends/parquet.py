@@ -17,7 +17,7 @@ ROW_GROUP_BYTES = 64 * 2**20
 _CODECS = {"none": "NONE", "lz4": "LZ4", "zstd": "ZSTD"}
 _DIGEST = Field("digest", "uint8", (DIGEST_BYTES,), "rows")
 # Which axis's fields lie in which file.
-_ENDINGS = {"positions": ".parquet", "rows": ".rows.parquet"}
+_ENDINGS = {"positions": ".parquet", "rows": ".rows.parquet", "classes": ".classes.parquet"}
 
 
 def encode(
