@@ -40,7 +40,7 @@ class Wanted:
     whole: bool
 
 
-# Yields (number, text or bytes, label) or (number, fault).
+# Of the dataset's name, a file and its number, and what is wanted of it.
 Reader = Callable[[str, Path, int, Wanted], Iterator[Document]]
 
 

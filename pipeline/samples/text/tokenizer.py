@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ def open_tokenizer(*, base: Path, where: str, source: str, end: str | None) -> T
     return Tokenizer(opened.get_vocab_size(), _digest(description), encode)
 
 
-def _end_ids(opened: "tokenizers.Tokenizer", where: str, end: str | None) -> list[int]:  # type: ignore[name-defined]  # noqa: F821
+def _end_ids(opened: Any, where: str, end: str | None) -> list[int]:
     if end is None:
         return []
     number = opened.token_to_id(end)
