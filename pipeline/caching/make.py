@@ -20,7 +20,7 @@ from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
 from pipeline.models import Output, prepare
-from pipeline.samples import Positions, SampleBatch, positions_of
+from pipeline.samples import Positions, SampleBatch, positions_of, views_of
 from pipeline.store import (
     Built,
     SampleTable,
@@ -33,6 +33,7 @@ from pipeline.stream import prefetch
 from pipeline.targets import decode, encode, find_bad_positions, kept_mass
 
 Arrays = dict[str, NDArray[np.generic]]
+Digests = NDArray[np.uint8]
 # The ids of a batch, and what the teacher answered.
 Asked = tuple[list[str], Output]
 # One batch being answered, one ready, one being read.
@@ -49,12 +50,13 @@ LOOK_AGAIN_S = 0.2
 class Question:
     """One batch of a part, read and waiting; `claim` is let go once the part is written.
 
-    Shapes: digests (B, 16), of the batch's inputs.
+    Shapes: digests (B, 16), of the samples as they are; views (B,), in which the batch shows them.
     """
 
     part: int
     batch: SampleBatch
     digests: NDArray[np.uint8]
+    views: NDArray[np.int64]
     positions: Positions
     is_last: bool
     claim: ExitStack
@@ -67,6 +69,7 @@ class Rows:
     ids: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    views: NDArray[np.int64]
     positions: Positions
 
 
@@ -171,20 +174,35 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         claims.callback(claim.close)
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.read_rows):
-            block = work.samples.read(range(start, min(start + work.read_rows, rows.stop)))
-            digests = work.contents.confirm(work.samples.name, start, block)
+            block, digests, views = _read(
+                work, range(start, min(start + work.read_rows, rows.stop))
+            )
             for first in range(0, len(block.ids), work.batch_size):
                 cut = slice(first, first + work.batch_size)
                 batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])
                 is_last = start + first + len(batch.ids) == rows.stop
                 positions = positions_of(work.samples, batch)
-                yield Question(part, batch, digests[cut], positions, is_last, claim)
+                yield Question(part, batch, digests[cut], views[cut], positions, is_last, claim)
+
+
+def _read(work: Work, rows: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
+    """Read samples, each once, confirm their contents, and show them in the views of the rows."""
+    views = views_of(work.samples)
+    indices, numbers = views.split(rows)
+    first = int(indices[0])
+    read = work.samples.read(range(first, int(indices[-1]) + 1))
+    digests = work.contents.confirm(work.samples.name, first, read)
+    if views.count > 1:
+        at = indices - first
+        ids = [read.ids[place] for place in at.tolist()]
+        read, digests = SampleBatch(ids, read.inputs[at], read.labels[at]), digests[at]
+    return views.show(read, numbers), digests, numbers
 
 
 def _rows(question: Question) -> Rows:
     """Let go of the inputs; their digests are all that is kept of them."""
     batch = question.batch
-    return Rows(batch.ids, batch.labels, question.digests, question.positions)
+    return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions)
 
 
 def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
@@ -216,7 +234,7 @@ def _table(batches: list[Rows]) -> SampleTable:
     return SampleTable(
         ids=[sample_id for batch in batches for sample_id in batch.ids],
         digests=np.concatenate([batch.digests for batch in batches]),
-        views=np.zeros(len(labels), np.int32),
+        views=np.concatenate([batch.views for batch in batches]).astype(np.int32),
         labels=labels,
         positions=np.concatenate([batch.positions.counts for batch in batches]).astype(np.int32),
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.compute import guard_memory
 from pipeline.models import Network, Output, prepare
 from pipeline.recipe import Recipe
-from pipeline.samples import Samples
+from pipeline.samples import Samples, read_views, views_of
 from pipeline.store import PLAN_FILE, Shared, encode_shared, read_plan, read_shared, shared_faults
 from pipeline.targets import Basis, TargetSpec, basis_fields, decode_basis, encode_basis, fit_basis
 
@@ -75,11 +75,13 @@ def _learn(
     assert recipe.targets
     tail, batch_size = recipe.targets.tail, recipe.teacher.batch_size
     assert tail.kind == "low_rank"
-    order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(len(samples))
+    order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(
+        len(samples) * views_of(samples).count
+    )
     outputs, positions = list[Output](), 0
     with guard_memory(batch_size, "teacher"):
         for start in range(0, len(order), batch_size):
-            inputs = samples.read(order[start : start + batch_size]).inputs
+            inputs = read_views(samples, order[start : start + batch_size]).inputs
             outputs.append(network(prepare(inputs, device)))
             positions += len(outputs[-1])
             if positions >= tail.positions:

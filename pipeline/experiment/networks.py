@@ -7,7 +7,7 @@ from pipeline.errors import ModelError, PipelineError
 from pipeline.models import Network, load_network, prepare
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples, positions_of
+from pipeline.samples import Samples, positions_of, read_views
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -26,7 +26,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
     Raises: ModelError if it fails, its answer is not logits, or it answers other questions than
         the data asks.
     """
-    batch = samples.read([0])
+    batch = read_views(samples, [0])
     inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
         with guard_memory(1, whose):
@@ -49,5 +49,6 @@ def _check_positions(answered: int, asked: int, samples: Samples, whose: str) ->
     if answered != asked:
         raise ModelError(
             f"{whose}.model: gives {answered} answers to a sample of {samples.name}, which asks "
-            f"for {asked}. Give model and data the same task: 'label' or 'next_token'."
+            f"for {asked}. Give model and data the same task: 'label', 'next_token' or "
+            "'masked_token'."
         )

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.language import Parts, ask_next_tokens, whole
+from pipeline.models.language import Parts, ask_masked_tokens, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tasks of language models; each asks for other tokens.
+ASK = {"next_token": ask_next_tokens, "masked_token": ask_masked_tokens}
 ALLOWED_ANSWERS = (
     "a tensor of floats of shape (batch, classes), or an object or dict whose 'logits' are one"
 )
@@ -89,11 +91,12 @@ class Network(nn.Module):
         """Ask the model.
 
         Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
-            inputs (B, 2, L), and a position for every token that is asked for.
+            inputs (B, 2, L), for "masked_token" (B, 3, L), and a position for every token that is
+            asked for.
         Raises: ModelError if the answer is not (B, C) logits, or (B, L, C) for tokens.
         """
-        if self.task == "next_token":
-            states, positions = ask_next_tokens(self.model, self._parts, inputs, self.where)
+        if ask := ASK.get(self.task):
+            states, positions = ask(self.model, self._parts, inputs, self.where)
             return Output(states, positions, lambda states: _widened(self._parts.head(states)))
         logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)

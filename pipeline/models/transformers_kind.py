@@ -4,16 +4,20 @@ It needs neither an image processor nor torchvision nor a tokenizer: of the prep
 and std are read, and the dataset's own images go in at the dataset's own size.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.language import Parts, whole
+from pipeline.models.language import Parts, keeps_apart, whole
 from pipeline.models.network import Network
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -21,8 +25,10 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 CLASSES = {
     "label": ("AutoModelForImageClassification", "an image classifier"),
     "next_token": ("AutoModelForCausalLM", "a causal language model"),
+    "masked_token": ("AutoModelForMaskedLM", "a masked language model"),
 }
-CAUSAL = ("ForCausalLM", "LMHeadModel")
+# How the names of a task's architectures end; all others are of the task "label".
+ENDINGS = {"next_token": ("ForCausalLM", "LMHeadModel"), "masked_token": ("ForMaskedLM",)}
 
 
 def load_transformers(
@@ -57,7 +63,7 @@ def load_transformers(
     folder = base / path
     source = str(folder) if folder.is_dir() else path
     model, task = _load(source, f"{where}: '{path}'", task, f"looked for {folder}")
-    if task == "next_token":
+    if task in PARTINGS:
         return _wrap(model, where, task)
     if mean is None and std is None and folder.is_dir():
         mean, std = _read_normalisation(folder / PREPROCESSOR_FILE, where)
@@ -67,7 +73,7 @@ def load_transformers(
 
 def _wrap(model: Any, where: str, task: str) -> Network:
     model.eval()
-    parts = part_head(model) if task == "next_token" else None
+    parts = PARTINGS[task](model) if task in PARTINGS else None
     return Network(model, where=where, task=task, parts=parts)
 
 
@@ -80,12 +86,67 @@ def part_head(model: Any) -> Parts:
     body, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
     if body is None or body is model or head is None:
         return whole(model)
+    return _verified(model, Parts(body, head))
+
+
+@torch.no_grad()
+def part_body(model: Any) -> Parts:
+    """Part a masked language model after its body, whatever its head is made of.
+
+    The head is the model itself, with a body that hands on the states it is given.
+    """
+    parts = _parted_after_body(model)
+    config = model.config.get_text_config()
+    usual = [each for each in range(config.vocab_size) if each != config.pad_token_id][:5]
+    tokens = torch.tensor((5 * usual)[:5], device=next(model.parameters()).device)
+    try:
+        return replace(parts, keeps_apart=keeps_apart(model, parts, tokens))
+    # How a mask over pairs of tokens is taken differs from model to model, and so does its failure.
+    except Exception:
+        return replace(parts, keeps_apart=False)
+
+
+def _parted_after_body(model: Any) -> Parts:
+    body = getattr(model, model.base_model_prefix, None)
+    if body is None or body is model:
+        return whole(model)
+    rest = copy.copy(model)
+    # The modules are the model's own, so the head learns with it; the body's place alone differs.
+    rest._modules = model._modules | {model.base_model_prefix: _Given()}
+    try:
+        return _verified(model, Parts(body, partial(_finish, rest)))
+    # What comes after a body is the library's own code, and may ask anything of it.
+    except Exception:
+        return whole(model)
+
+
+class _Given(nn.Module):
+    """Stands for a model's body where its last states are known."""
+
+    def forward(self, input_ids: Tensor, **ignored: Any) -> Any:
+        """Shapes: states (B, L, d) in place of ids."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=input_ids)
+
+
+def _finish(rest: Any, states: Tensor) -> Tensor:
+    """Shapes: states (P, d); returns (P, C)."""
+    logits: Tensor = rest(input_ids=states[None]).logits[0]
+    return logits
+
+
+def _verified(model: Any, parts: Parts) -> Parts:
+    """Keep parts that answer as the model does in one piece."""
     tokens = torch.arange(4)[None] % model.config.get_text_config().vocab_size
     tokens = tokens.to(next(model.parameters()).device)
     at_once = model(tokens).logits[0]
-    apart = head(body(tokens).last_hidden_state[0])
+    apart = parts.head(parts.body(tokens).last_hidden_state[0])
     same = at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
-    return Parts(body, head) if same else whole(model)
+    return parts if same else whole(model)
+
+
+PARTINGS = {"next_token": part_head, "masked_token": part_body}
 
 
 def _from_config(where: str, config: Mapping[str, Any], task: str) -> Any:
@@ -128,7 +189,8 @@ def _task_of(source: str) -> str:
     from transformers import AutoConfig
 
     names = AutoConfig.from_pretrained(source).architectures or []
-    return "next_token" if any(name.endswith(CAUSAL) for name in names) else "label"
+    ended = (task for task, ends in ENDINGS.items() if any(name.endswith(ends) for name in names))
+    return next(ended, "label")
 
 
 def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:

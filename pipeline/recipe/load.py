@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.problems import describe, near_miss
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Mask, Recipe
+
+MASKED = "masked_token"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -132,6 +134,7 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
     yield from _loss_problems(written)
+    yield from _view_problems(written)
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
@@ -144,6 +147,24 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
         yield "losses: every weight is 0, so there is nothing to learn; give one above 0"
     if "cache" not in written and any(loss.get("kind") == "soft_targets" for loss in losses):
         yield "losses: soft_targets needs the table [cache], which says where the targets lie"
+
+
+def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    if "views" not in written:
+        return
+    datasets = _table(written, "data").values()
+    if not any(isinstance(each, Mapping) and each.get("task") == MASKED for each in datasets):
+        yield (
+            "views: no dataset of the recipe has views; they are of data of kind 'text' with "
+            f"task = '{MASKED}'. Leave the table out, or give such data"
+        )
+    mask = _table(_table(written, "views"), "mask")
+    hidden, other = (mask.get(name, getattr(Mask(), name)) for name in ("mask", "random"))
+    if all(type(each) in (int, float) for each in (hidden, other)) and hidden + other > 1 + 1e-9:
+        yield (
+            f"views.mask: mask and random are shares of the same tokens, so they add up to 1 or "
+            f"less; got {hidden:g} and {other:g}"
+        )
 
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:

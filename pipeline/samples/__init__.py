@@ -16,6 +16,14 @@ from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
 from pipeline.samples.text.tokens import Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.views.views import (
+    Viewed,
+    Views,
+    make_views,
+    read_views,
+    replay_views,
+    views_of,
+)
 
 __all__ = [
     "KINDS",
@@ -29,13 +37,19 @@ __all__ = [
     "Skipped",
     "Subset",
     "Tokens",
+    "Viewed",
+    "Views",
     "check_samples",
     "content_digests",
+    "make_views",
     "open_samples",
     "positions_of",
     "read_labels",
+    "read_views",
+    "replay_views",
     "scan_samples",
     "subset",
     "tokens_of",
+    "views_of",
     "without",
 ]
