@@ -140,17 +140,18 @@ def _surroundings(
     model: nn.Module, documents: Tensor, where: str, keeps_apart: bool
 ) -> dict[str, Tensor]:
     """Hide padding from a model that looks both ways, and packed documents from each other."""
-    if not bool((documents != 0).any()):
-        return {}
     taken = inspect.signature(model.forward).parameters
-    if "documents" in taken:
-        return {"documents": documents}
-    if "attention_mask" not in taken:
+    # Asked of every model, also where nothing is padded yet: the next batch may be.
+    if "attention_mask" not in taken and "documents" not in taken:
         raise ModelError(
             f"{where}: {type(model).__name__} would take padding for text, for its forward takes "
             "neither attention_mask nor documents. Add one, (batch, tokens): attention_mask is 1 "
             "for tokens, documents the number of each one's document, -1 for padding."
         )
+    if not bool((documents != 0).any()):
+        return {}
+    if "documents" in taken:
+        return {"documents": documents}
     if not bool((documents > 0).any()):
         return {"attention_mask": (documents != PADDING).long()}
     if "position_ids" not in taken or not keeps_apart:
