@@ -3,11 +3,11 @@
 import torch
 
 from pipeline.compute import guard_memory
-from pipeline.errors import ModelError, PipelineError
+from pipeline.errors import ModelError, PipelineError, SampleError
 from pipeline.models import Network, load_network, prepare
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples, positions_of, read_views
+from pipeline.samples import SampleBatch, Samples, positions_of, read_views, views_of
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -26,7 +26,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
     Raises: ModelError if it fails, its answer is not logits, or it answers other questions than
         the data asks.
     """
-    batch = read_views(samples, [0])
+    batch = _first_readable(samples)
     inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
         with guard_memory(1, whose):
@@ -43,6 +43,17 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
             f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
             "takes, or mend the model."
         ) from error
+
+
+def _first_readable(samples: Samples) -> SampleBatch:
+    """Read one sample; the first ones may be such that were skipped when the cache was made."""
+    step, last = views_of(samples).count, len(samples) - 1
+    for index in range(last):
+        try:
+            return read_views(samples, [index * step])
+        except SampleError:
+            continue
+    return read_views(samples, [last * step])
 
 
 def _check_positions(answered: int, asked: int, samples: Samples, whose: str) -> None:

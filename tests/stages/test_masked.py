@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from laboratory import Lab, run_cli
+from torch.utils.data import DataLoader
 
 from pipeline import Stream, open_cache, open_samples
 from pipeline.experiment import open_data, open_model
 from pipeline.recipe import load_recipe
 from pipeline.samples import content_digests, make_views, positions_of
 from pipeline.store import Cache
+from pipeline.stream import Batch
 from pipeline.targets import TargetSpec, decode, soften
 
 VERSES = [
@@ -385,6 +387,30 @@ def test_what_does_not_fit_is_refused_before_the_work(
     assert answer.status == 2
     assert message in answer.stderr
     assert not lab.cache.exists()
+
+
+def test_a_first_document_that_was_skipped_does_not_stop_the_student(lab: Lab) -> None:
+    text = (lab.folder / "train.txt").read_bytes()
+    (lab.folder / "train.txt").write_bytes(b"not \xff fine\n" + text)
+    options = ["--quiet", "--set", "data.train.on_error=skip"]
+    assert lab.cache_teacher(*options).status == 0
+    answer = lab.train_student(*options)
+    assert answer.status == 0, answer.stderr
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "hard labels"])
+def test_loader_workers_show_the_same_views(lab: Lab, cached: bool) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    samples = open_data(load_recipe(lab.recipe), "train")
+    cache = open_cache(lab.cache) if cached else None
+    alone = list(Stream(samples, cache, batch_size=4))
+    shared = list(DataLoader(Stream(samples, cache, batch_size=4), batch_size=None, num_workers=2))
+    assert len(alone) == len(shared)
+    assert all(torch.equal(*pair) for pair in zip(inputs_of(alone), inputs_of(shared), strict=True))
+
+
+def inputs_of(batches: list[Batch]) -> list[torch.Tensor]:
+    return [batch.inputs for batch in batches]
 
 
 def test_the_loop_of_ones_own_needs_no_recipe(lab: Lab) -> None:
