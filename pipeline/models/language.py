@@ -24,12 +24,14 @@ Head = Callable[[Tensor], Tensor]
 class Parts:
     """A model in two: tokens (B, L) become states (B, L, d), and states (P, d) logits (P, C).
 
-    Of a model that cannot be parted the states are its logits already. One that looks both ways may
-    be known not to keep packed documents apart.
+    Of a model that cannot be parted the states are its logits already. What lies `between`, of the
+    states of positions alone, leaves one layer as the head. A model that looks both ways may be
+    known not to keep packed documents apart.
     """
 
     body: Callable[..., Any]
     head: Head
+    between: Head | None = None
     keeps_apart: bool = True
 
 
@@ -76,8 +78,8 @@ def ask_masked_tokens(
     tokens, documents, originals = _cut(inputs)
     asked = originals >= 0
     options = _surroundings(model, documents, where, parts.keeps_apart)
-    states = _run(model, parts, tokens, options, where)
-    return states[asked], asked.sum(1)
+    states = _run(model, parts, tokens, options, where)[asked]
+    return parts.between(states) if parts.between else states, asked.sum(1)
 
 
 def _cut(inputs: Tensor) -> tuple[Tensor, ...]:

@@ -86,14 +86,16 @@ def part_head(model: Any) -> Parts:
     body, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
     if body is None or body is model or head is None:
         return whole(model)
-    return _verified(model, Parts(body, head))
+    parts = Parts(body, head)
+    return parts if _answers_alike(model, parts) else whole(model)
 
 
 @torch.no_grad()
 def part_body(model: Any) -> Parts:
     """Part a masked language model after its body, whatever its head is made of.
 
-    The head is the model itself, with a body that hands on the states it is given.
+    What follows is the model itself, with a body that hands on the states it is given; it ends
+    before the output layer, where the logits are that layer's alone.
     """
     parts = _parted_after_body(model)
     config = model.config.get_text_config()
@@ -107,17 +109,29 @@ def part_body(model: Any) -> Parts:
 
 
 def _parted_after_body(model: Any) -> Parts:
-    body = getattr(model, model.base_model_prefix, None)
+    prefix, layer = model.base_model_prefix, model.get_output_embeddings()
+    body = getattr(model, prefix, None)
     if body is None or body is model:
         return whole(model)
-    rest = copy.copy(model)
-    # The modules are the model's own, so the head learns with it; the body's place alone differs.
-    rest._modules = model._modules | {model.base_model_prefix: _Given()}
-    try:
-        return _verified(model, Parts(body, partial(_finish, rest)))
-    # What comes after a body is the library's own code, and may ask anything of it.
-    except Exception:
-        return whole(model)
+    rest = _replaced(model, prefix, _Given())
+    tried = [Parts(body, partial(_finish, rest))]
+    place = next((name for name, each in model.named_modules() if each is layer), None)
+    if layer is not None and place is not None:
+        before = _replaced(rest, place, nn.Identity())
+        tried.insert(0, Parts(body, layer, between=partial(_finish, before)))
+    return next((each for each in tried if _answers_alike(model, each)), whole(model))
+
+
+def _replaced(module: Any, place: str, by: nn.Module) -> Any:
+    """Copy a module, with another one in some place; all others are the module's own.
+
+    So the copy learns with the module, and moves and is cast with it.
+    """
+    name, _, deeper = place.partition(".")
+    changed = copy.copy(module)
+    inner = _replaced(module._modules[name], deeper, by) if deeper else by
+    changed._modules = module._modules | {name: inner}
+    return changed
 
 
 class _Given(nn.Module):
@@ -131,19 +145,23 @@ class _Given(nn.Module):
 
 
 def _finish(rest: Any, states: Tensor) -> Tensor:
-    """Shapes: states (P, d); returns (P, C)."""
+    """Shapes: states (P, d); returns logits (P, C), or what the output layer sees."""
     logits: Tensor = rest(input_ids=states[None]).logits[0]
     return logits
 
 
-def _verified(model: Any, parts: Parts) -> Parts:
-    """Keep parts that answer as the model does in one piece."""
+def _answers_alike(model: Any, parts: Parts) -> bool:
+    """Find out whether parts answer as the model does in one piece."""
     tokens = torch.arange(4)[None] % model.config.get_text_config().vocab_size
     tokens = tokens.to(next(model.parameters()).device)
     at_once = model(tokens).logits[0]
-    apart = parts.head(parts.body(tokens).last_hidden_state[0])
-    same = at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
-    return parts if same else whole(model)
+    try:
+        states = parts.body(tokens).last_hidden_state[0]
+        apart = parts.head(parts.between(states) if parts.between else states)
+    # What comes after a body is the library's own code, and may ask anything of it.
+    except Exception:
+        return False
+    return at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
 
 
 PARTINGS = {"next_token": part_head, "masked_token": part_body}

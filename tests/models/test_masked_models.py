@@ -69,10 +69,20 @@ def test_only_what_is_asked_is_answered_padded_or_packed(
 ) -> None:
     network = make(kind)
     output = network(rows(*packed))
-    assert output.states.shape == (6, 16)
     assert output.positions.tolist() == [sum(len(ASKED[each]) for each in row) for row in packed]
     torch.testing.assert_close(output.logits, answers(network), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat(list(output.blocks(4))), output.logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"), [("bert", 16), ("distilbert", 16), ("roberta", 16), ("electra", 8)]
+)
+@torch.no_grad()
+def test_the_head_is_the_output_layer_alone(kind: str, width: int) -> None:
+    output = make(kind)(rows((0,), (1,)))
+    parts = part_body(make(kind).model)
+    assert isinstance(parts.head, torch.nn.Linear)
+    assert output.states.shape == (4, width)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
