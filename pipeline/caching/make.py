@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
-from pipeline.models import Output, prepare
+from pipeline.models import BLOCK_ELEMENTS, Output, prepare
 from pipeline.samples import Positions, SampleBatch, positions_of
 from pipeline.store import (
     Built,
@@ -30,7 +30,7 @@ from pipeline.store import (
     store_part,
 )
 from pipeline.stream import prefetch
-from pipeline.targets import decode, encode, find_bad_positions, kept_mass
+from pipeline.targets import decode, encode, find_bad_positions, kept_mass, uniforms
 
 Arrays = dict[str, NDArray[np.generic]]
 # The ids of a batch, and what the teacher answered.
@@ -39,8 +39,6 @@ Asked = tuple[list[str], Output]
 READ_AHEAD = 2
 # Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
 ENCODE_ELEMENTS = 2**18
-# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
-BLOCK_ELEMENTS = 2**24
 # Between two looks at a part that another process is making.
 LOOK_AGAIN_S = 0.2
 
@@ -105,27 +103,36 @@ def _ask(work: Work, batch: SampleBatch) -> Output:
 
 
 def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
+    numbers, start, answers = _numbers(work, asked), 0, list[Arrays]()
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         try:
-            return _concatenate(
-                [encode(work.spec, block, work.shape.basis) for block in _blocks(work, asked)]
-            )
+            for block in _blocks(work, asked):
+                stop = start + len(block)
+                drawn = None if numbers is None else numbers[start:stop]
+                answers.append(encode(work.spec, block, work.shape.basis, drawn))
+                start = stop
         except TargetError as error:
-            raise _named(work, error, asked) from error
+            raise _named(error, asked) from error
+    return _concatenate(answers)
+
+
+def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
+    """Give the random numbers of every position, if any are needed. Shapes: returns (P, D)."""
+    if not work.spec.draws:
+        return None
+    counts = torch.cat([output.positions for _, output in asked]).tolist()
+    samples = [(sample_id, 0) for ids, _ in asked for sample_id in ids]
+    return uniforms(work.spec.seed, samples, counts, work.spec.draws)
 
 
 def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
     """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
     if _count_elements(work, asked) > BLOCK_ELEMENTS:
         for _, output in asked:
-            yield from output.blocks(_block_size(work))
+            yield from output.blocks()
     else:
         logits = [output.logits for _, output in asked]
         yield logits[0] if len(logits) == 1 else torch.cat(logits)
-
-
-def _block_size(work: Work) -> int:
-    return max(1, BLOCK_ELEMENTS // work.spec.class_count)
 
 
 def _concatenate(answers: Sequence[Arrays]) -> Arrays:
@@ -236,10 +243,10 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     }
 
 
-def _named(work: Work, error: TargetError, asked: Sequence[Asked]) -> TargetError:
+def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
     """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
     for ids, output in asked:
-        if bad := _find_bad_rows(work, output):
+        if bad := _find_bad_rows(output):
             named = ", ".join(ids[row] for row in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             return TargetError(
@@ -251,10 +258,10 @@ def _named(work: Work, error: TargetError, asked: Sequence[Asked]) -> TargetErro
     return error
 
 
-def _find_bad_rows(work: Work, output: Output) -> list[int]:
+def _find_bad_rows(output: Output) -> list[int]:
     """List the samples of a batch with a position at which a logit is not finite."""
     bad, start = list[int](), 0
-    for logits in output.blocks(_block_size(work)):
+    for logits in output.blocks():
         bad += [start + position for position in find_bad_positions(logits)]
         start += len(logits)
     ends = output.positions.cumsum(0).cpu()  # (B,)

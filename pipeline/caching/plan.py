@@ -143,31 +143,36 @@ def _planned_threads(folder: Path) -> int | None:
 
 def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
     assert recipe.targets
-    selection = recipe.targets.selection
-    k = getattr(selection, "k", class_count)
+    selection, tail = recipe.targets.selection, recipe.targets.tail
+    options = selection.model_dump(exclude={"kind"})
+    key = "k_max" if selection.kind == "top_p" else "k"
+    k = options.pop(key, 0 if selection.kind == "sampled" else class_count)
+    rank = tail.rank if tail.kind == "low_rank" else 0
+    problems = []
     if k > class_count:
-        raise RecipeError(
-            recipe.file,
-            [
-                f"targets.selection.k: must be between 1 and {class_count}, the classes of the "
-                f"teacher; got {k}"
-            ],
+        problems.append(
+            f"targets.selection.{key}: must be between 1 and {class_count}, the classes of the "
+            f"teacher; got {k}"
         )
-    nodes = nodes_with(recipe.targets.temperatures)
-    return TargetSpec(selection.kind, class_count, k, nodes, _rank(recipe, k, class_count))
-
-
-def _rank(recipe: Recipe, k: int, class_count: int) -> int:
-    assert recipe.targets
-    tail = recipe.targets.tail
-    if tail.kind != "low_rank":
-        return 0
-    if k == class_count:
-        line = (
-            f"targets.tail: all {class_count} classes are kept, so there is no tail; leave it out"
+    elif k == class_count and (rank or selection.kind == "hybrid"):
+        what = "targets.tail" if rank else "targets.selection.draws"
+        problems.append(
+            f"{what}: all {class_count} classes are kept, so there is no tail; leave it out"
         )
-        raise RecipeError(recipe.file, [line])
-    return tail.rank
+    elif rank and "draws" in options:
+        problems.append(
+            f"targets.tail: 'low_rank' is for selections of kind top_k and top_p; "
+            f"'{selection.kind}' says what is in its tail by draws. Keep one of the two"
+        )
+    if options.get("k_min", 1) > k:
+        problems.append(
+            f"targets.selection.k_min: must be at most k_max, {k}; got {options['k_min']}"
+        )
+    if problems:
+        raise RecipeError(recipe.file, problems)
+    proposed = {options["proposal_temperature"]} if "draws" in options else set()
+    nodes = nodes_with({*recipe.targets.temperatures, *proposed})
+    return TargetSpec(selection.kind, class_count, k, nodes, rank, **options)
 
 
 def _tail(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 A cache that was begun keeps the basis it has: its plan vouches for it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.compute import guard_memory
 from pipeline.models import Network, Output, prepare
@@ -18,8 +17,6 @@ from pipeline.recipe import Recipe
 from pipeline.samples import Samples
 from pipeline.store import PLAN_FILE, Shared, encode_shared, read_plan, read_shared, shared_faults
 from pipeline.targets import Basis, TargetSpec, basis_fields, decode_basis, encode_basis, fit_basis
-
-BLOCK_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
@@ -84,9 +81,6 @@ def _learn(
             positions += len(outputs[-1])
             if positions >= tail.positions:
                 break
-        return fit_basis(lambda: _blocks(outputs, spec.class_count), spec.rank, tail.seed)
-
-
-def _blocks(outputs: list[Output], class_count: int) -> Iterator[Tensor]:
-    for output in outputs:
-        yield from output.blocks(max(1, BLOCK_ELEMENTS // class_count))
+        return fit_basis(
+            lambda: chain.from_iterable(each.blocks() for each in outputs), spec.rank, tail.seed
+        )

@@ -7,12 +7,13 @@ student.
 
 from pipeline.models.digest import weights_digest
 from pipeline.models.loading import load_network
-from pipeline.models.network import Network, Output, prepare, set_precision
+from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
 from pipeline.models.pretrained import save_pretrained
 from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 
 __all__ = [
+    "BLOCK_ELEMENTS",
     "Network",
     "Output",
     "load_network",

@@ -17,6 +17,8 @@ from pipeline.errors import ModelError
 from pipeline.models.language import Parts, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
+BLOCK_ELEMENTS = 2**24
 ALLOWED_ANSWERS = (
     "a tensor of floats of shape (batch, classes), or an object or dict whose 'logits' are one"
 )
@@ -30,6 +32,8 @@ def _widened(logits: Tensor) -> Tensor:
 class Output:
     """What a network says of a batch; logits are made by `head`, all at once or in blocks.
 
+    `layer` is the head itself where that is one linear layer and no more.
+
     Shapes: states (P, d), what the head sees, or logits (P, C) already; positions (B,) int64,
         summing to P; each feature over B or P.
     """
@@ -37,6 +41,7 @@ class Output:
     states: Tensor
     positions: Tensor
     head: Callable[[Tensor], Tensor] = _widened
+    layer: nn.Linear | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -47,8 +52,15 @@ class Output:
         """Make all logits. Shapes: returns (P, C), float32 or better."""
         return self.head(self.states)
 
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        """Make the logits of `size` positions at a time. Shapes: yields (size or fewer, C)."""
+    @property
+    def class_count(self) -> int:
+        """The number of classes, for the price of one position."""
+        count: int = self.head(self.states[:1]).shape[1]
+        return count
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Make logits of some positions at a time. Shapes: yields (p, C), 64 MiB at most."""
+        size = max(1, BLOCK_ELEMENTS // self.class_count)
         for start in range(0, len(self), size):
             yield self.head(self.states[start : start + size])
 
@@ -94,7 +106,9 @@ class Network(nn.Module):
         """
         if self.task == "next_token":
             states, positions = ask_next_tokens(self.model, self._parts, inputs, self.where)
-            return Output(states, positions, lambda states: _widened(self._parts.head(states)))
+            head = self._parts.head
+            layer = head if isinstance(head, nn.Linear) else None
+            return Output(states, positions, lambda states: _widened(head(states)), layer)
         logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
         return Output(_widened(logits), positions)

@@ -191,6 +191,40 @@ class TopK(Table):
     k: Positive
 
 
+class TopP(Table):
+    """Keep the fewest classes that reach the mass p, `k_min` to `k_max` of them."""
+
+    kind: Literal["top_p"]
+    p: Annotated[float, Field(gt=0, lt=1)]
+    k_max: Positive
+    k_min: Positive = 1
+
+
+class Sampled(Table):
+    """Keep classes drawn from the teacher's distribution, with replacement: unbiased."""
+
+    kind: Literal["sampled"]
+    draws: Positive
+    proposal_temperature: Annotated[float, Field(ge=1)] = 1.0
+    seed: Seed = 0
+
+
+class Hybrid(Table):
+    """Keep the k most probable classes, and draws from the others."""
+
+    kind: Literal["hybrid"]
+    k: Positive
+    draws: Positive
+    proposal_temperature: Annotated[float, Field(ge=1)] = 1.0
+    seed: Seed = 0
+
+
+Selection = Annotated[
+    AllClasses | TopK | TopP | Sampled | Hybrid,
+    Field(discriminator="kind"),
+]
+
+
 class Bucket(Table):
     """Of the left-out classes, keep their mass at any temperature."""
 
@@ -209,7 +243,7 @@ class LowRank(Table):
 class Targets(Table):
     """What is kept of an answer; `temperatures` are those at which the tail must be exact."""
 
-    selection: Annotated[AllClasses | TopK, Field(discriminator="kind")]
+    selection: Selection
     tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] = Bucket(kind="bucket")
     temperatures: Temperatures = ()
 
@@ -236,7 +270,10 @@ class SoftTargets(Table):
     kind: Literal["soft_targets"]
     weight: Annotated[float, Field(ge=0)]
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    tail: Literal["bucket", "low_rank", "renormalise", "uniform", "none"] | None = None
+    tail: Literal["bucket", "low_rank", "sampled", "renormalise", "uniform", "none"] | None = None
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    weigh_by: Literal["confidence", "entropy"] | None = None
 
 
 class HardLabels(Table):

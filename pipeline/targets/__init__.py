@@ -4,6 +4,7 @@
 `soften` gives the distribution at a temperature. A selection is one function beside `select_top_k`.
 """
 
+from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
 from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
@@ -15,6 +16,8 @@ from pipeline.targets.soften import (
     low_rank_logits,
     soften,
     tail_mass,
+    uniform_logits,
+    weigh_draws,
 )
 from pipeline.targets.spec import TargetSpec, basis_fields, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
@@ -41,4 +44,7 @@ __all__ = [
     "tail_mass",
     "tail_weights",
     "target_fields",
+    "uniform_logits",
+    "uniforms",
+    "weigh_draws",
 ]

@@ -26,13 +26,17 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     network.eval()
     total, divergence = None, 0.0
     for batch in batches:
-        logits = network(batch.inputs.to(device)).logits.float()
+        output, start = network(batch.inputs.to(device)), 0
+        labels = batch.labels.to(device)
         targets = batch.targets.to(device) if batch.targets else None
-        first = targets.top_classes() if targets else None
-        counted = tally(logits, batch.labels.to(device), first)
-        total = counted if total is None else total + counted
-        if targets:
-            divergence += float(soft_targets(logits, targets, count=1.0))
+        for logits in output.blocks():
+            places = slice(start, start + len(logits))
+            said = targets[places] if targets else None
+            counted = tally(logits, labels[places], said.top_classes() if said else None)
+            total = counted if total is None else total + counted
+            if said:
+                divergence += float(soft_targets(logits, said, count=1.0))
+            start = places.stop
     network.train(was_training)
     return _named(total, divergence) if total else {}
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES, Loss
+from pipeline.losses import LOSSES, Loss, fused
 from pipeline.models import Network
 from pipeline.stream import Batch, Stream
 from pipeline.training.optimizer import SCHEDULES
@@ -144,17 +144,16 @@ def _step(
 ) -> Metrics:
     """Accumulate gradients over some batches and step; every mean is exact over all of them."""
     counts = [
-        sum(float(each.loss.count(_reference(batch, each))) for batch in batches)
+        sum(float(each.loss.count(_reference(batch, each), **each.settings)) for batch in batches)
         for each in learner.losses
     ]
     values = dict.fromkeys([each.name for each in learner.losses], 0.0)
     for batch in batches:
-        terms = _terms(learner, batch, counts)
-        for each, term in zip(learner.losses, terms, strict=True):
-            values[each.name] += float(term.detach())
+        total, terms = _compute(learner, batch, counts)
+        for each, term in zip(learner.losses, terms.tolist(), strict=True):
+            values[each.name] += term
         _check_finite(values, batch, step)
-        weighted = [each.weight * term for each, term in zip(learner.losses, terms, strict=True)]
-        learner.accelerator.backward(reduce(add, weighted))
+        learner.accelerator.backward(total)
     if clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), clip_norm)
     learner.optimizer.step()
@@ -162,13 +161,30 @@ def _step(
     return {"loss": sum(each.weight * values[each.name] for each in learner.losses), **values}
 
 
-def _terms(learner: Learner, batch: Batch, counts: Sequence[float]) -> list[Tensor]:
+def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Give the weighted sum of all losses, and each of them. Shapes: returns () and (losses,)."""
     device = learner.accelerator.device
-    logits = learner.network(batch.inputs.to(device)).logits.float()  # (P, C)
-    return [
-        each.loss.function(logits, _reference(batch, each).to(device), count=count, **each.settings)
+    output = learner.network(batch.inputs.to(device))
+    asked = [
+        (each, _reference(batch, each).to(device), count)
         for each, count in zip(learner.losses, counts, strict=True)
     ]
+    if output.layer is not None:  # logits of many classes are never all there
+        return fused(
+            output.states,
+            output.layer,
+            [
+                (each.weight, each.loss.term(reference, count, **each.settings))
+                for each, reference, count in asked
+            ],
+        )
+    logits = output.logits  # (P, C)
+    terms = [
+        each.loss.function(logits, reference, count=count, **each.settings)
+        for each, reference, count in asked
+    ]
+    weighted = [each.weight * term for each, term in zip(learner.losses, terms, strict=True)]
+    return reduce(add, weighted), torch.stack([term.detach() for term in terms])
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:

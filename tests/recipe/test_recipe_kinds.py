@@ -8,7 +8,9 @@ import pytest
 
 from pipeline.compute.accelerator import MIXED_PRECISIONS
 from pipeline.losses import LOSSES
-from pipeline.losses.soft_targets import TAILS
+from pipeline.losses.divergence import DIVERGENCES
+from pipeline.losses.soft_targets import WEIGHTS
+from pipeline.losses.tails import RULES
 from pipeline.models.loading import KINDS as MODEL_KINDS
 from pipeline.models.network import PRECISIONS
 from pipeline.recipe.schema import (
@@ -16,9 +18,9 @@ from pipeline.recipe.schema import (
     Data,
     Loss,
     Model,
+    Selection,
     SoftTargets,
     Table,
-    Targets,
     Teacher,
     Training,
 )
@@ -27,7 +29,7 @@ from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
 from pipeline.stream import Stream
 from pipeline.stream.stream import ROWS_PER_PART
-from pipeline.targets.spec import Kind
+from pipeline.targets.spec import OF_KIND, Kind
 from pipeline.training.optimizer import OPTIMIZERS, SCHEDULES
 
 
@@ -82,7 +84,9 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
         (tables(Data), DATA_KINDS),
         (tables(Model), MODEL_KINDS),
         (tables(Loss), LOSSES),
-        (choices(SoftTargets, "tail"), TAILS),
+        (choices(SoftTargets, "tail"), RULES),
+        (choices(SoftTargets, "divergence"), DIVERGENCES),
+        (choices(SoftTargets, "weigh_by"), dict.fromkeys(WEIGHTS)),
         (choices(Training, "optimizer"), OPTIMIZERS),
         (choices(Training, "schedule"), SCHEDULES),
         (choices(Training, "precision"), MIXED_PRECISIONS),
@@ -91,7 +95,7 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
         (choices(Cache, "compression"), dict.fromkeys(COMPRESSIONS)),
     ],
     ids=[
-        *("data", "model", "loss", "tail", "optimizer", "schedule", "training precision"),
+        *("data", "model", "loss", "tail", "divergence", "weigh_by", "optimizer", "schedule", "training precision"),
         *("teacher precision", "backend", "compression"),
     ],
 )
@@ -100,8 +104,14 @@ def test_every_choice_is_known_to_its_room(said: Any, known: Mapping[str, Any]) 
 
 
 def test_every_selection_is_known_to_the_targets() -> None:
-    selection = Targets.model_fields["selection"].annotation
-    assert {choices(table, "kind")[0] for table in get_args(selection)} == set(get_args(Kind))
+    assert set(tables(Selection)) == set(get_args(Kind))
+
+
+@pytest.mark.parametrize("kind", sorted(tables(Selection)))
+def test_a_selection_is_described_by_what_its_table_says(kind: str) -> None:
+    kept = {"k", "k_max"}  # what a spec calls k
+    said = set(tables(Selection)[kind].model_fields) - {"kind"} - kept
+    assert said == set(OF_KIND.get(kind, ()))
 
 
 def test_a_baseline_is_cut_into_the_parts_of_a_cache_by_default() -> None:
