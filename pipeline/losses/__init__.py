@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.losses.fused import fused
+from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
 from pipeline.losses.term import Term
@@ -33,4 +33,4 @@ LOSSES: dict[str, Loss] = {
     "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
 }
 
-__all__ = ["LOSSES", "Loss", "Term", "fused", "hard_labels", "soft_targets"]
+__all__ = ["LOSSES", "Loss", "Term", "fused_losses", "hard_labels", "soft_targets"]

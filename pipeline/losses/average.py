@@ -17,3 +17,8 @@ def share(count: Tensor | float) -> Tensor | float:
     # A tensor of its own would be in float32, whatever it multiplies.
     wide = count.double() if isinstance(count, Tensor) else count
     return 1 / (wide + (wide == 0))
+
+
+def scaled(total: Tensor, factor: Tensor | float) -> Tensor:
+    """Multiply a sum by a factor of any precision, and keep its own. Shapes: all ()."""
+    return (total * factor).to(total.dtype)

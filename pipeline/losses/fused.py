@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 2**24
 BLOCK_ELEMENTS = {"cpu": 2**19}
 
 
-def fused(
+def fused_losses(
     states: Tensor, layer: nn.Linear, terms: Sequence[tuple[float, Term]]
 ) -> tuple[Tensor, Tensor]:
     """Add up weighted losses of the logits `layer(states)`; also give each, unweighted.
@@ -46,7 +46,8 @@ class _Fused(torch.autograd.Function):
         bias: Tensor | None,
         terms: tuple[tuple[float, Term], ...],
     ) -> tuple[Tensor, Tensor]:
-        values = torch.zeros(len(terms), dtype=torch.float32, device=states.device)
+        exact = torch.promote_types(states.dtype, torch.float32)
+        values = torch.zeros(len(terms), dtype=exact, device=states.device)
         by_states, by_weight = torch.empty_like(states), torch.zeros_like(weight)
         by_bias = None if bias is None else torch.zeros_like(bias)
         size = max(1, CHUNK_ELEMENTS // len(weight))
@@ -80,7 +81,8 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float
 
     Shapes: logits (p, C), of the positions from `start` on; returns (number of terms,).
     """
-    values = torch.zeros(len(terms), dtype=torch.float32, device=logits.device)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    values = torch.zeros(len(terms), dtype=exact, device=logits.device)
     size = max(
         1, BLOCK_ELEMENTS.get(logits.device.type, len(logits) * logits.shape[1]) // logits.shape[1]
     )

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
-from pipeline.losses.average import at_least_float32, share
+from pipeline.losses.average import at_least_float32, scaled, share
 from pipeline.losses.term import Term
 
 UNLABELLED = -1
@@ -26,7 +26,7 @@ def hard_labels(
     total = cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
     )
-    return total * share(count_labelled(labels) if count is None else count)
+    return scaled(total, share(count_labelled(labels) if count is None else count))
 
 
 def hard_labels_term(labels: Tensor, count: Tensor | float | None = None) -> Term:

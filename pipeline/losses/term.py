@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.losses.average import at_least_float32
+from pipeline.losses.average import at_least_float32, scaled
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class _Applied(torch.autograd.Function):
         values, gradient = term.rule(at_least_float32(logits), slice(0, len(logits)))
         ctx.save_for_backward(gradient)
         ctx.factor = term.factor
-        return values.sum() * term.factor
+        return scaled(values.sum(), term.factor)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (scale * ctx.factor), None
+        return gradient * scaled(scale, ctx.factor), None

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES, Loss, fused
+from pipeline.losses import LOSSES, Loss, fused_losses
 from pipeline.models import Network
 from pipeline.stream import Batch, Stream
 from pipeline.training.optimizer import SCHEDULES
@@ -170,7 +170,7 @@ def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[T
         for each, count in zip(learner.losses, counts, strict=True)
     ]
     if output.layer is not None:  # logits of many classes are never all there
-        return fused(
+        return fused_losses(
             output.states,
             output.layer,
             [

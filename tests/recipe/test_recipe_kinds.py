@@ -95,7 +95,17 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
         (choices(Cache, "compression"), dict.fromkeys(COMPRESSIONS)),
     ],
     ids=[
-        *("data", "model", "loss", "tail", "divergence", "weigh_by", "optimizer", "schedule", "training precision"),
+        *(
+            "data",
+            "model",
+            "loss",
+            "tail",
+            "divergence",
+            "weigh_by",
+            "optimizer",
+            "schedule",
+            "training precision",
+        ),
         *("teacher precision", "backend", "compression"),
     ],
 )

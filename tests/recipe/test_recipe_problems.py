@@ -72,7 +72,8 @@ bad.toml: 27 problems
   targets.temperatures.0: must be at least 1; got 0.5
   student.model: must be a table; got 'small_cnn'
   losses.0.weight: must be a finite number; got nan
-  losses.0.tail: must be 'bucket', 'low_rank', 'sampled', 'renormalise', 'uniform' or 'none'; got 'buckets'
+  losses.0.tail: must be 'bucket', 'low_rank', 'sampled', 'renormalise', 'uniform' or 'none'; \
+got 'buckets'
   losses.1.temperature: unknown key; allowed: kind, weight
   training.epochs: must be a valid integer; got '4'
   training.learning_rate: must be a finite number; got inf
