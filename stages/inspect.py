@@ -67,7 +67,7 @@ def tell(summary: dict[str, Any]) -> str:
         f"digest {summary['settings']['data']['digest'][:16]}",
         "teacher": _teacher_text(summary),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
-        "kept": f"{targets['k']} of {targets['class_count']} classes ({targets['kind']})",
+        "kept": _kept_text(targets),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
         f"({summary['field_bytes_a_position']} of them arrays), {summary['backend']}, "
         f"compression {summary['compression']}",
@@ -78,6 +78,19 @@ def tell(summary: dict[str, Any]) -> str:
     }
     lines = [f"  {name:10} {text}" for name, text in facts.items()]
     return "\n".join([summary["cache"], *lines, *map(_row_text, summary["decoded"])])
+
+
+def _kept_text(targets: dict[str, Any]) -> str:
+    """Say what a position keeps, such as `8 of 50257 classes and 16 draws (hybrid)`."""
+    most = "up to " if targets["kind"] == "top_p" else ""
+    parts = [f"{most}{targets['k']} of {targets['class_count']} classes"]
+    if targets["kind"] == "sampled":
+        parts = [f"no more than the first of {targets['class_count']} classes"]
+    if "draws" in targets:
+        parts.append(f"{targets['draws']} draws")
+    if "rank" in targets:
+        parts.append(f"the tail's shape in {targets['rank']} numbers")
+    return f"{' and '.join(parts)} ({targets['kind']})"
 
 
 def _teacher_text(summary: dict[str, Any]) -> str:
@@ -110,8 +123,11 @@ def _decode_rows(cache: Cache, targets: Targets, count: int) -> list[dict[str, A
 
 def _top_classes(targets: Targets, position: int, names: list[str] | None) -> dict[str, float]:
     one = targets[position : position + 1]
+    if one.top is not None:  # of draws alone, the first choice is known
+        return {_class_name(names, int(one.top)): float(one.statistics["confidence"])}
     probabilities = soften(one, 1.0).log_probs[0].exp()
-    order = probabilities.argsort(descending=True, stable=True)[:SHOWN_CLASSES]
+    count = SHOWN_CLASSES if one.count is None else min(SHOWN_CLASSES, int(one.count))
+    order = probabilities.argsort(descending=True, stable=True)[:count]
     classes = order if one.classes is None else one.classes[0][order]
     return {
         _class_name(names, int(each)): float(probabilities[place])

@@ -30,6 +30,9 @@ Array = NDArray[Any]
 
 SHOWN_FAULTS = 20
 SHOWN_NAMES = 5
+# The fields that an audit compares.
+LOGITS = ("logits", "drawn_logits")
+CLASSES = ("classes", "top", "drawn")
 
 
 def run(
@@ -156,9 +159,14 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int]:
     again = _of_row(answer(work, batch), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
     there = _of_row(cache.read_part(part), counts, row - rows.start)
-    difference = np.abs(again["logits"].astype(float) - there["logits"].astype(float)).max()
-    others = int((again["classes"] != there["classes"]).sum()) if "classes" in again else 0
-    return float(difference), others, again["logits"].size
+    difference = max(
+        float(np.abs(again[name].astype(float) - there[name].astype(float)).max())
+        for name in LOGITS
+        if name in again
+    )
+    named = [name for name in CLASSES if name in again]
+    others = sum(int((again[name] != there[name]).sum()) for name in named)
+    return difference, others, sum(again[name].size for name in named or LOGITS[:1])
 
 
 def _of_row(arrays: Mapping[str, Array], counts: Array, row: int) -> dict[str, Array]:

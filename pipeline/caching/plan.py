@@ -164,7 +164,7 @@ def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
             f"targets.tail: 'low_rank' is for selections of kind top_k and top_p; "
             f"'{selection.kind}' says what is in its tail by draws. Keep one of the two"
         )
-    if options.get("k_min", 1) > k:
+    if options.get("k_min", 0) > k:
         problems.append(
             f"targets.selection.k_min: must be at most k_max, {k}; got {options['k_min']}"
         )

@@ -18,6 +18,7 @@ from pipeline.experiment.networks import count_classes, open_model
 from pipeline.models import Network, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.schema import Evaluation
+from pipeline.samples import tokens_of
 from pipeline.stream import Stream
 from pipeline.targets import check_temperature
 
@@ -83,6 +84,7 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         batch_size=training.batch_size,
         seed=training.seed,
         window_parts=training.window_parts,
+        statistics=_statistics(recipe),
     )
     _check_temperatures(recipe, joined.stream)
     if "hard_labels" in needs and joined.highest_label < 0:
@@ -92,6 +94,11 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         )
         raise RecipeError(recipe.file, [line])
     return joined
+
+
+def _statistics(recipe: Recipe) -> list[str]:
+    """Name what of the teacher's certainty the losses weigh positions by."""
+    return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
 
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
@@ -126,8 +133,12 @@ def _check_classes(where: str, joined: Joined, class_count: int) -> None:
     """Refuse a student that does not fit its data, before anything is written."""
     stream, highest = joined.stream, joined.highest_label
     problem = None
-    if stream.spec and stream.cache and stream.spec.class_count != class_count:
-        problem = f"{stream.cache.path} holds targets over {stream.spec.class_count} classes"
+    tokens = tokens_of(stream.samples)
+    # Vocabularies are padded for speed; a student's other classes learn to get nothing.
+    may_be_wider = tokens is not None and tokens.task != "label"
+    taught = stream.spec.class_count if stream.spec else class_count
+    if stream.cache and (class_count < taught or (class_count > taught and not may_be_wider)):
+        problem = f"{stream.cache.path} holds targets over {taught} classes"
     elif highest >= class_count:
         problem = f"{stream.samples.name} has labels up to {highest}"
     if problem:

@@ -24,7 +24,7 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
-from pipeline.targets import Targets, TargetSpec, decode, decode_basis, target_fields
+from pipeline.targets import STATISTICS, Targets, TargetSpec, decode, decode_basis, target_fields
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -64,12 +64,15 @@ class Stream(IterableDataset[Batch]):
     and restore the place of the next batch. Workers have copies of the stream, so it does not move
     here: keep them with `persistent_workers=True`, or call `set_epoch` before each epoch.
 
+    `statistics` names those of each position that targets are to come with.
+
     Raises: SampleError, when made, if the dataset lacks a sample of the cache or holds another
     content under its id (`advance` is told how far this check is); CorruptPart, when read, if a
     file of the cache is damaged. `check=False` trusts both.
     """
 
-    def __init__(
+    # Each keyword is one choice of a training loop's, and all but two have a default.
+    def __init__(  # noqa: PLR0913
         self,
         samples: Samples,
         cache: Cache | None = None,
@@ -77,6 +80,7 @@ class Stream(IterableDataset[Batch]):
         batch_size: int,
         seed: int | None = 0,
         window_parts: int = 8,
+        statistics: Sequence[str] = (),
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -87,7 +91,7 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
-        self._fields = _names(self.spec) if self.spec else []
+        self._fields = _names(self.spec, statistics) if self.spec else []
         self._finder = Finder(Locator(samples))
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
@@ -215,9 +219,7 @@ def _spec(cache: Cache) -> TargetSpec:
     return TargetSpec.from_json(cache.plan.about["targets"])
 
 
-def _names(spec: TargetSpec) -> list[str]:
-    """The fields that targets are decoded from; a student does not need the statistics."""
-    return [field.name for field in target_fields(spec) if field.name in DECODED]
-
-
-DECODED = frozenset({"classes", "logits", "tail", "codes"})
+def _names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:
+    """The fields that targets are decoded from; of the statistics only those asked for."""
+    unread = set(STATISTICS) - set(statistics)
+    return [field.name for field in target_fields(spec) if field.name not in unread]

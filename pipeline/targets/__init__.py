@@ -6,7 +6,7 @@
 
 from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
-from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
+from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.soften import (
     Soft,
@@ -24,6 +24,7 @@ from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
 __all__ = [
     "DEFAULT_NODES",
+    "STATISTICS",
     "Basis",
     "Soft",
     "TargetSpec",
