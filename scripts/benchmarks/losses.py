@@ -126,7 +126,7 @@ def _cut(case: Case, rank: int) -> Targets:
     return decode(spec, encode(spec, case.teacher, basis), basis)
 
 
-def _measure_time(  # noqa: PLR0913  # a pair, and what it is measured on
+def _measure_time(  # a pair, and what it is measured on
     case: Case,
     steps: dict[str, Step],
     ours: str,
