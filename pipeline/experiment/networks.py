@@ -4,7 +4,8 @@ import torch
 
 from pipeline.compute import guard_memory
 from pipeline.errors import ModelError, PipelineError
-from pipeline.models import Network, load_network, prepare
+from pipeline.models import Network, copy_layers, load_network, prepare
+from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
 from pipeline.samples import Samples, positions_of
@@ -17,6 +18,29 @@ def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
     """
     arguments = model.model_dump(exclude_none=True)
     return load_network(base=recipe.base, where=where, **arguments)
+
+
+def open_student_model(recipe: Recipe, *, quiet: bool) -> Network:
+    """Load the network that learns, begun as layers of another model if the recipe says so.
+
+    Raises: ModelError if a model cannot be loaded, or the two do not match.
+    """
+    assert recipe.student
+    network = open_model(recipe, recipe.student.model, where="student.model")
+    table = recipe.student.initialise
+    if table is None:
+        return network
+    model, source = table.model, "student.initialise.model"
+    if model is None:
+        assert recipe.teacher  # or the recipe was refused
+        model, source = recipe.teacher.model, "teacher.model"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a factory without a checkpoint draws the weights that were cached
+        begun = open_model(recipe, model, where=source)
+    where, student = "student.initialise", network.model
+    copied = copy_layers(begun.model, student, table.layers, stack=table.stack, where=where)
+    say(f"student: begins as {source}: {copied}", quiet)
+    return network
 
 
 @torch.no_grad()

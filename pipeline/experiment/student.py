@@ -14,7 +14,7 @@ import torch
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
-from pipeline.experiment.networks import count_classes, open_model
+from pipeline.experiment.networks import count_classes, open_student_model
 from pipeline.models import Network, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.schema import Evaluation
@@ -53,7 +53,7 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
     _check_best_by(recipe, held_out)
     torch.manual_seed(training.seed)
-    network = open_model(recipe, recipe.student.model, where="student.model").to(device)
+    network = open_student_model(recipe, quiet=quiet).to(device)
     tables = ("student", "losses", "training", "validation", "test")
     settings = comparable(recipe)
     identity = {

@@ -6,6 +6,7 @@ student.
 """
 
 from pipeline.models.digest import weights_digest
+from pipeline.models.initialise import copy_layers
 from pipeline.models.loading import load_network
 from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
 from pipeline.models.pretrained import save_pretrained
@@ -16,6 +17,7 @@ __all__ = [
     "BLOCK_ELEMENTS",
     "Network",
     "Output",
+    "copy_layers",
     "load_network",
     "load_weights",
     "prepare",

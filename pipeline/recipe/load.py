@@ -132,6 +132,9 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
     yield from _loss_problems(written)
+    initialise = _table(_table(written, "student"), "initialise")
+    if initialise and "model" not in initialise and "teacher" not in written:
+        yield "student.initialise: needs [teacher], or a model of its own, whose layers to begin as"
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"

@@ -77,7 +77,9 @@ def _without_tags(loc: Sequence[Key], written: Any) -> Iterator[Key]:
     for step in loc:
         if isinstance(written, Mapping) and step not in written and step == written.get("kind"):
             continue
-        if step in SCALARS and not (isinstance(written, Mapping) and step in written):
+        if isinstance(step, str) and not isinstance(written, Mapping):
+            continue  # which of several things a value may be, such as a list or a name
+        if step in SCALARS and step not in written:
             continue
         yield step
         written = _child(written, step)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 EXECUTION = {"comparable": False}
 LOCATION = {"comparable": False}
@@ -258,10 +258,35 @@ class Cache(Table):
     rows_per_part: Positive = 8192
 
 
+def _list_or_rule(layers: object) -> str:
+    return "list" if isinstance(layers, list | tuple) else "rule"
+
+
+Layers = Annotated[
+    Annotated[Literal["every_other", "first", "last", "spread"], Tag("rule")]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), Tag("list")
+    ],
+    Discriminator(_list_or_rule),
+]
+
+
+class Initialise(Table):
+    """Layers of a model that a student begins as; without `model` they are the teacher's.
+
+    `stack` names the list of layers, where a model has several.
+    """
+
+    layers: Layers
+    model: Model | None = None
+    stack: str | None = None
+
+
 class Student(Table):
     """The network that learns."""
 
     model: Model
+    initialise: Initialise | None = None
 
 
 class SoftTargets(Table):
