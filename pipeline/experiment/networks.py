@@ -8,7 +8,7 @@ from pipeline.models import Network, copy_layers, load_network, prepare
 from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples, positions_of
+from pipeline.samples import Samples, positions_of, tokens_of
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -50,6 +50,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
     Raises: ModelError if it fails, its answer is not logits, or it answers other questions than
         the data asks.
     """
+    _check_task(network, samples, whose)
     batch = samples.read([0])
     inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
@@ -67,6 +68,15 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
             f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
             "takes, or mend the model."
         ) from error
+
+
+def _check_task(network: Network, samples: Samples, whose: str) -> None:
+    tokens = tokens_of(samples)
+    if tokens and tokens.task != network.task:
+        raise ModelError(
+            f"{whose}.model: is for the task '{network.task}', but {samples.name} asks for "
+            f"'{tokens.task}'. Give model and data the same task."
+        )
 
 
 def _check_positions(answered: int, asked: int, samples: Samples, whose: str) -> None:

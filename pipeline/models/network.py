@@ -109,7 +109,7 @@ class Network(nn.Module):
             head = self._parts.head
             layer = head if isinstance(head, nn.Linear) else None
             return Output(states, positions, lambda states: _widened(head(states)), layer)
-        logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
+        logits = self._logits(self._parts.body(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
         return Output(_widened(logits), positions)
 

@@ -154,7 +154,8 @@ class RunModel(Table):
 class TransformersModel(Table):
     """Through transformers: a local folder or a hub name, or with `config` a new model.
 
-    Image classifiers and causal language models; a saved model says itself which it is.
+    Image classifiers, sequence classifiers and causal language models; a saved model says itself
+    which it is.
     """
 
     kind: Literal["transformers"]
