@@ -22,7 +22,7 @@ from pipeline.compute import (
     use_deterministic_kernels,
 )
 from pipeline.errors import RecipeError
-from pipeline.experiment import Scanned, count_classes, open_model, scan_data
+from pipeline.experiment import Scanned, check_lengths, count_classes, open_model, scan_data
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of
@@ -69,11 +69,12 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     set_threads(threads)
     use_deterministic_kernels()
     keep_freed_memory()
-    contents = ContentLog()
-    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
+    check_lengths(recipe, network, [cache.data])
+    contents = ContentLog()
+    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")

@@ -1,10 +1,19 @@
 """From a recipe's `model` to a network, and whether it takes the data it is given."""
 
+from collections.abc import Iterable
+
 import torch
 
 from pipeline.compute import guard_memory
-from pipeline.errors import ModelError, PipelineError
-from pipeline.models import Network, copy_layers, load_network, prepare
+from pipeline.errors import ModelError, PipelineError, RecipeError
+from pipeline.models import (
+    Network,
+    context_of,
+    copy_layers,
+    load_network,
+    prepare,
+    vocabulary_of,
+)
 from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
@@ -43,6 +52,23 @@ def open_student_model(recipe: Recipe, *, quiet: bool) -> Network:
     return network
 
 
+def check_lengths(recipe: Recipe, network: Network, names: Iterable[str]) -> None:
+    """Refuse text of longer rows than a model takes at once, before any of it is read.
+
+    Raises: RecipeError naming each dataset of `names` whose rows are too long.
+    """
+    context = context_of(network.model)
+    lengths = {name: getattr(recipe.data[name], "length", 0) for name in names}
+    problems = [
+        f"data.{name}.length: must be at most {context}, the tokens that {network.where} takes at "
+        f"once; got {length}. Cut the text shorter, or give a model of a longer context"
+        for name, length in lengths.items()
+        if context is not None and length > context
+    ]
+    if problems:
+        raise RecipeError(recipe.file, problems)
+
+
 @torch.no_grad()
 def count_classes(network: Network, samples: Samples, device: torch.device, *, whose: str) -> int:
     """Ask a network on its device about one sample; `whose` is "teacher" or "student".
@@ -72,10 +98,19 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
 
 def _check_task(network: Network, samples: Samples, whose: str) -> None:
     tokens = tokens_of(samples)
-    if tokens and tokens.task != network.task:
+    if tokens is None:
+        return
+    if tokens.task != network.task:
         raise ModelError(
             f"{whose}.model: is for the task '{network.task}', but {samples.name} asks for "
             f"'{tokens.task}'. Give model and data the same task."
+        )
+    # Where tokens are classes too, whoever counts those says it.
+    known = vocabulary_of(network.model)
+    if tokens.task == "label" and known is not None and tokens.vocabulary > known:
+        raise ModelError(
+            f"{whose}.model: knows {known} tokens, but {samples.name} is of {tokens.vocabulary}. "
+            "Give the data the tokenizer of the model."
         )
 
 

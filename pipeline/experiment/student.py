@@ -14,7 +14,7 @@ import torch
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
-from pipeline.experiment.networks import count_classes, open_student_model
+from pipeline.experiment.networks import check_lengths, count_classes, open_student_model
 from pipeline.models import Network, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.schema import Evaluation
@@ -48,12 +48,14 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
         set_threads(training.threads)
     keep_freed_memory()
     device = pick_device(training.device)
-    data = _training_data(recipe, quiet)
     asked = {"validation": recipe.validation, "test": recipe.test}
-    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
-    _check_best_by(recipe, held_out)
     torch.manual_seed(training.seed)
     network = open_student_model(recipe, quiet=quiet).to(device)
+    read = [training.data, *(table.data for table in asked.values() if table)]
+    check_lengths(recipe, network, read)
+    data = _training_data(recipe, quiet)
+    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    _check_best_by(recipe, held_out)
     tables = ("student", "losses", "training", "validation", "test")
     settings = comparable(recipe)
     identity = {

@@ -63,6 +63,30 @@ def ask_next_tokens(
     return states[:, :-1][asked], asked.sum(1)
 
 
+def context_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model takes at once; None if it does not say."""
+    count = _setting(model, "max_position_embeddings", "n_positions")
+    for name, module in model.named_modules() if count else ():
+        # RoBERTa and its kin count from behind the position of padding.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx
+            return count if count is None or padding is None else count - padding - 1
+    return count
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model knows; None if it does not say."""
+    return _setting(model, "vocab_size")
+
+
+def _setting(model: nn.Module, *names: str) -> int | None:
+    """Find a count above 0 under one of its names in a model's configuration."""
+    config = getattr(model, "config", None)
+    text = getattr(config, "get_text_config", lambda: config)()
+    found = [getattr(text, name, None) for name in names]
+    return next((each for each in found if isinstance(each, int) and each > 0), None)
+
+
 def _as_they_are(logits: Tensor) -> Tensor:
     return logits
 

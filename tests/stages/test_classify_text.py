@@ -141,3 +141,33 @@ def test_a_model_for_another_task_is_refused(lab: Lab) -> None:
         "error: student.model: is for the task 'next_token', but data.train asks for 'label'. Give "
         "model and data the same task.\n"
     )
+
+
+@pytest.mark.parametrize("stage", ["train-student", "cache-teacher"])
+def test_rows_longer_than_a_models_context_are_refused_before_they_are_read(
+    stage: str, lab: Lab
+) -> None:
+    recipe = "teacher.toml" if stage == "train-student" else "recipe.toml"
+    if stage == "cache-teacher":
+        taught = run_cli("train-student", str(lab.folder / "teacher.toml"), "--quiet")
+        assert taught.status == 0
+    (lab.folder / "train.jsonl").unlink()
+    options = ["--quiet", "--set", "data.train.length=13"]
+    answer = run_cli(stage, str(lab.folder / recipe), *options)
+    whose = "student" if stage == "train-student" else "teacher"
+    assert answer.status == 2
+    assert answer.stderr == (
+        f"error: {recipe}: 1 problem\n  data.train.length: must be at most 12, the tokens that "
+        f"{whose}.model takes at once; got 13. Cut the text shorter, or give a model of a longer "
+        "context\n"
+    )
+
+
+def test_tokens_that_a_model_does_not_know_are_refused(lab: Lab) -> None:
+    options = ["--quiet", "--set", "student.model.config.vocab_size=128"]
+    answer = run_cli("train-student", str(lab.folder / "teacher.toml"), *options)
+    assert answer.status == 2
+    assert answer.stderr == (
+        "error: student.model: knows 128 tokens, but data.train is of 257. Give the data the "
+        "tokenizer of the model.\n"
+    )
