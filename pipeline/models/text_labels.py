@@ -48,8 +48,10 @@ def _check_padding(model: Any, where: str) -> None:
     try:
         tokens = torch.zeros((2, 2), dtype=torch.long, device=next(model.parameters()).device)
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-    except ValueError as error:
+    # A model of that library may raise anything at all.
+    except Exception as error:
         raise ModelError(
             f"{where}: {type(model).__name__} cannot be asked about several texts at once "
-            f"({error}). Give its configuration a pad_token_id."
+            f"({type(error).__name__}: {error}). Mend its configuration; most often it lacks a "
+            "pad_token_id."
         ) from error

@@ -93,9 +93,9 @@ def test_a_model_that_must_know_padding_is_asked_for_it() -> None:
     with pytest.raises(ModelError) as caught:
         make("gpt2", pad_token_id=None)
     assert str(caught.value) == (
-        "model: GPT2ForSequenceClassification cannot be asked about several texts at once (Cannot "
-        "handle batch sizes > 1 if no padding token is defined.). Give its configuration a "
-        "pad_token_id."
+        "model: GPT2ForSequenceClassification cannot be asked about several texts at once "
+        "(ValueError: Cannot handle batch sizes > 1 if no padding token is defined.). Mend its "
+        "configuration; most often it lacks a pad_token_id."
     )
 
 
