@@ -5,7 +5,7 @@ nothing.
 """
 
 from pipeline.experiment.data import Joined, Scanned, join_data, open_data, scan_data
-from pipeline.experiment.networks import check_lengths, count_classes, open_model
+from pipeline.experiment.networks import check_lengths, count_classes, measure_features, open_model
 from pipeline.experiment.student import Setup, open_student
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "check_lengths",
     "count_classes",
     "join_data",
+    "measure_features",
     "open_data",
     "open_model",
     "open_student",

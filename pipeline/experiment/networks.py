@@ -96,6 +96,17 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
         ) from error
 
 
+@torch.no_grad()
+def measure_features(network: Network, samples: Samples, device: torch.device) -> dict[str, int]:
+    """Ask a network that is tapped about one sample, for how wide each feature is.
+
+    Raises: ModelError if a module's answer is no vector for every position.
+    """
+    # Twice, for with a batch of one an answer to no sample in particular looks like one to each.
+    output = network(prepare(samples.read([0]).inputs.repeat(2, axis=0), device))
+    return {name: feature.shape[1] for name, feature in output.features.items()}
+
+
 def _check_task(network: Network, samples: Samples, whose: str) -> None:
     tokens = tokens_of(samples)
     if tokens is None:

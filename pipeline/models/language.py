@@ -50,7 +50,7 @@ def ask_next_tokens(
         )
     longest = int((inputs[:, 1] != PADDING).sum(1).max())
     tokens, documents = inputs[:, 0, :longest].long(), inputs[:, 1, :longest]
-    asked = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+    asked = follows_another(documents)
     states = parts.body(tokens, **_boundaries(model, documents))
     states = getattr(states, "last_hidden_state", getattr(states, "logits", states))
     if not isinstance(states, Tensor) or states.shape[:2] != tokens.shape:
@@ -61,6 +61,11 @@ def ask_next_tokens(
             "logits."
         )
     return states[:, :-1][asked], asked.sum(1)
+
+
+def follows_another(documents: Tensor) -> Tensor:
+    """Tell the tokens that follow another of their document. Shapes: (B, L); returns (B, L - 1)."""
+    return (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
 
 
 def context_of(model: nn.Module) -> int | None:

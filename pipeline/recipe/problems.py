@@ -21,6 +21,7 @@ ALLOWED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
     "string_too_short": "text of at least {min_length} character",
+    "string_pattern_mismatch": "a name that matches {pattern}",
     "greater_than_equal": "at least {ge:g}",
     "greater_than": "greater than {gt:g}",
     "less_than": "less than {lt:g}",

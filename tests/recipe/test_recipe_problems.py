@@ -205,6 +205,23 @@ def test_soft_targets_need_a_cache(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "good.toml").losses[0].kind == "soft_targets"
 
 
+def test_features_have_names_of_their_own_that_can_name_a_field(tmp_path: Path) -> None:
+    feature = '[[features]]\nmodule = "m"\nname = "{}"\n'
+    assert refuse(tmp_path, GOOD + feature.format("a") * 2) == [
+        "features: a name occurs twice; every feature needs its own"
+    ]
+    assert refuse(tmp_path, GOOD + feature.format("Last.Hidden")) == [
+        "features.0.name: must be a name that matches ^[a-z][a-z0-9_]{0,39}$; got 'Last.Hidden'"
+    ]
+
+
+def test_a_loss_of_features_needs_a_cache(tmp_path: Path) -> None:
+    loss = '[[losses]]\nkind = "cosine"\nweight = 1.0\nfeature = "a"\nmodule = "m"\n'
+    assert refuse(tmp_path, GOOD + loss) == [
+        "losses: cosine needs the table [cache], which says where the targets lie"
+    ]
+
+
 def test_layers_are_those_of_a_model_that_is_named(tmp_path: Path) -> None:
     text = (
         GOOD + 'student.initialise.layers = "first"\nstudent.model = { kind = "run", path = "r" }\n'
