@@ -30,7 +30,14 @@ from pipeline.store import (
     store_part,
 )
 from pipeline.stream import prefetch
-from pipeline.targets import decode, encode, find_bad_positions, kept_mass, uniforms
+from pipeline.targets import (
+    decode,
+    encode,
+    encode_features,
+    find_bad_positions,
+    kept_mass,
+    uniforms,
+)
 
 Arrays = dict[str, NDArray[np.generic]]
 # The ids of a batch, and what the teacher answered.
@@ -111,9 +118,17 @@ def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
                 drawn = None if numbers is None else numbers[start:stop]
                 answers.append(encode(work.spec, block, work.shape.basis, drawn))
                 start = stop
+            features = encode_features(_features(work, asked), work.features)
         except TargetError as error:
             raise _named(error, asked) from error
-    return _concatenate(answers)
+    return _concatenate(answers) | features
+
+
+def _features(work: Work, asked: Sequence[Asked]) -> dict[str, Tensor]:
+    """Join the features of some batches. Shapes: each (P, d)."""
+    return {
+        name: torch.cat([output.features[name] for _, output in asked]) for name in work.features
+    }
 
 
 def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:

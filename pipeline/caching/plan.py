@@ -5,7 +5,8 @@ It opens data and teacher, asks the teacher once for its number of classes, and 
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,19 @@ from pipeline.compute import (
     use_deterministic_kernels,
 )
 from pipeline.errors import RecipeError
-from pipeline.experiment import Scanned, count_classes, open_model, scan_data
+from pipeline.experiment import (
+    Scanned,
+    check_lengths,
+    count_classes,
+    measure_features,
+    open_model,
+    scan_data,
+)
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of
 from pipeline.store import PLAN_FILE, Plan, read_plan
-from pipeline.targets import TargetSpec, nodes_with, target_fields
+from pipeline.targets import TargetSpec, feature_fields, nodes_with, target_fields
 
 SHOWN_NAMES = 5
 # Of inputs read at once; more would leave a core's cache before the teacher sees it.
@@ -52,6 +60,8 @@ class Work:
     # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
     # slowest: work beside it was measured to cost twice what it costs between two batches.
     builds_behind: bool
+    # The dtype of each feature that is kept.
+    features: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
@@ -69,16 +79,20 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     set_threads(threads)
     use_deterministic_kernels()
     keep_freed_memory()
-    contents = ContentLog()
-    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
+    network.tap({feature.name: feature.module for feature in recipe.features})
+    check_lengths(recipe, network, [cache.data])
+    contents = ContentLog()
+    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")
     spec = _spec(recipe, class_count)
     _check_classes(recipe, data, class_count)
+    dtypes = {feature.name: feature.dtype for feature in recipe.features}
+    widths = measure_features(network, data.samples, device) if dtypes else {}
     settings = {
         "data": {"digest": data.scan.digest, **_tokenizer(data.samples)},
         "teacher": {
@@ -90,6 +104,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         },
         "software": software_versions(also=_library_of(network)),
         **_tail(recipe, spec),
+        **_features(recipe),
     }
     shape = find_shape(recipe, spec, settings, samples=data.samples, network=network, device=device)
     plan = Plan(
@@ -97,7 +112,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         rows_per_part=cache.rows_per_part,
         backend=cache.backend,
         compression=cache.compression,
-        fields=target_fields(spec),
+        fields=target_fields(spec) + feature_fields(dtypes, widths),
         settings=settings,
         about=_about(recipe, data, network, spec) | _shared(shape),
     )
@@ -113,6 +128,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         shape=shape,
         folder=folder,
         builds_behind=device.type != "cpu",
+        features=dtypes,
     )
 
 
@@ -180,6 +196,11 @@ def _tail(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     return {"tail": recipe.targets.tail.model_dump()} if spec.rank else {}
 
 
+def _features(recipe: Recipe) -> dict[str, Any]:
+    found = [feature.model_dump() for feature in recipe.features]
+    return {"features": found} if found else {}
+
+
 def _shared(shape: Shape) -> dict[str, Any]:
     return {"shared": shape.shared.about} if shape.shared else {}
 
@@ -218,5 +239,6 @@ def _about(recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec) ->
         "recipe": {
             "data": {recipe.cache.data: full["data"][recipe.cache.data]},
             **{table: full[table] for table in ("teacher", "targets", "cache")},
+            **({"features": full["features"]} if recipe.features else {}),
         },
     }

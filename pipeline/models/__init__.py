@@ -6,6 +6,8 @@ student.
 """
 
 from pipeline.models.digest import weights_digest
+from pipeline.models.initialise import copy_layers
+from pipeline.models.language import context_of, vocabulary_of
 from pipeline.models.loading import load_network
 from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
 from pipeline.models.pretrained import save_pretrained
@@ -16,6 +18,8 @@ __all__ = [
     "BLOCK_ELEMENTS",
     "Network",
     "Output",
+    "context_of",
+    "copy_layers",
     "load_network",
     "load_weights",
     "prepare",
@@ -24,5 +28,6 @@ __all__ = [
     "save_pretrained",
     "save_reference",
     "set_precision",
+    "vocabulary_of",
     "weights_digest",
 ]

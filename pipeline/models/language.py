@@ -50,7 +50,7 @@ def ask_next_tokens(
         )
     longest = int((inputs[:, 1] != PADDING).sum(1).max())
     tokens, documents = inputs[:, 0, :longest].long(), inputs[:, 1, :longest]
-    asked = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+    asked = follows_another(documents)
     states = parts.body(tokens, **_boundaries(model, documents))
     states = getattr(states, "last_hidden_state", getattr(states, "logits", states))
     if not isinstance(states, Tensor) or states.shape[:2] != tokens.shape:
@@ -61,6 +61,35 @@ def ask_next_tokens(
             "logits."
         )
     return states[:, :-1][asked], asked.sum(1)
+
+
+def follows_another(documents: Tensor) -> Tensor:
+    """Tell the tokens that follow another of their document. Shapes: (B, L); returns (B, L - 1)."""
+    return (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+
+
+def context_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model takes at once; None if it does not say."""
+    count = _setting(model, "max_position_embeddings", "n_positions")
+    for name, module in model.named_modules() if count else ():
+        # RoBERTa and its kin count from behind the position of padding.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx
+            return count if count is None or padding is None else count - padding - 1
+    return count
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model knows; None if it does not say."""
+    return _setting(model, "vocab_size")
+
+
+def _setting(model: nn.Module, *names: str) -> int | None:
+    """Find a count above 0 under one of its names in a model's configuration."""
+    config = getattr(model, "config", None)
+    text = getattr(config, "get_text_config", lambda: config)()
+    found = [getattr(text, name, None) for name in names]
+    return next((each for each in found if isinstance(each, int) and each > 0), None)
 
 
 def _as_they_are(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from pipeline.models.features import at_positions, check_taps, read_taps
 from pipeline.models.language import Parts, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,23 +94,43 @@ class Network(nn.Module):
         self.task = task
         # No submodules of this one: they are the model's.
         self._parts = parts or whole(model)
+        self._taps: dict[str, str] = {}
         self.class_names = None if class_names is None else tuple(class_names)
         self.register_buffer("mean", _buffer(mean), persistent=False)
         self.register_buffer("std", _buffer(std), persistent=False)
 
+    def tap(self, modules: Mapping[str, str]) -> None:
+        """Read features from now on: `modules` has the dotted name of a module for each.
+
+        Raises: ModelError if there is no such module.
+        """
+        check_taps(self.model, modules.values(), self.where)
+        self._taps = dict(modules)
+
     def forward(self, inputs: Tensor) -> Output:
-        """Ask the model.
+        """Ask the model, and read what is tapped.
 
         Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
             inputs (B, 2, L), and a position for every token that is asked for.
         Raises: ModelError if the answer is not (B, C) logits, or (B, L, C) for tokens.
         """
+        if not self._taps:
+            return self._answer(inputs)
+        with read_taps(self.model, self._taps.values()) as found:
+            output = self._answer(inputs)
+        features = {
+            name: at_positions(found, module, inputs, task=self.task, where=self.where)
+            for name, module in self._taps.items()
+        }
+        return replace(output, features=features)
+
+    def _answer(self, inputs: Tensor) -> Output:
         if self.task == "next_token":
             states, positions = ask_next_tokens(self.model, self._parts, inputs, self.where)
             head = self._parts.head
             layer = head if isinstance(head, nn.Linear) else None
             return Output(states, positions, lambda states: _widened(head(states)), layer)
-        logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
+        logits = self._logits(self._parts.body(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
         return Output(_widened(logits), positions)
 

@@ -8,7 +8,7 @@ read from it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
 
@@ -24,7 +24,16 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
-from pipeline.targets import STATISTICS, Targets, TargetSpec, decode, decode_basis, target_fields
+from pipeline.targets import (
+    STATISTICS,
+    Targets,
+    TargetSpec,
+    decode,
+    decode_basis,
+    decode_feature,
+    feature_field,
+    target_fields,
+)
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -43,13 +52,15 @@ class Batch:
     """Samples with what the teacher said of them.
 
     Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
-    B rows, or None where there is no cache. An image has one position, a text one a token.
+    B rows, or None where there is no cache; each feature (P, d). An image has one position, a text
+    one a token.
     """
 
     ids: list[str]
     inputs: Tensor
     labels: Tensor
     targets: Targets | None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 # An epoch, the number of a batch in it, and the batch.
@@ -69,6 +80,8 @@ class Stream(IterableDataset[Batch]):
     Raises: SampleError, when made, if the dataset lacks a sample of the cache or holds another
     content under its id (`advance` is told how far this check is); CorruptPart, when read, if a
     file of the cache is damaged. `check=False` trusts both.
+
+    `features` names those of the cache that are read as well.
     """
 
     # Each keyword is one choice of a training loop's, and all but two have a default.
@@ -81,6 +94,7 @@ class Stream(IterableDataset[Batch]):
         seed: int | None = 0,
         window_parts: int = 8,
         statistics: Sequence[str] = (),
+        features: Sequence[str] = (),
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -91,7 +105,9 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
+        self._features = tuple(features) if cache else ()
         self._fields = _names(self.spec, statistics) if self.spec else []
+        self._fields += [feature_field(name) for name in self._features]
         self._finder = Finder(Locator(samples))
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
@@ -190,10 +206,14 @@ class Stream(IterableDataset[Batch]):
     def _join(self, held: list[tuple[Rows, Fields]]) -> Batch:
         read = self.samples.read(np.concatenate([indices for indices, _ in held]))
         labels = positions_of(self.samples, read).labels
-        targets = None
+        targets, features = None, dict[str, Tensor]()
         if self.spec is not None:
-            targets = decode(self.spec, _concatenate([fields for _, fields in held]), self._basis)
-        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets)
+            fields = _concatenate([fields for _, fields in held])
+            targets = decode(self.spec, fields, self._basis)
+            features = {
+                name: decode_feature(fields[feature_field(name)]) for name in self._features
+            }
+        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 
 
 def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:

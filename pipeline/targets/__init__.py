@@ -6,6 +6,13 @@
 
 from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
+from pipeline.targets.features import (
+    decode_feature,
+    encode_features,
+    feature_field,
+    feature_fields,
+    feature_widths,
+)
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.soften import (
@@ -33,8 +40,13 @@ __all__ = [
     "check_temperature",
     "decode",
     "decode_basis",
+    "decode_feature",
     "encode",
     "encode_basis",
+    "encode_features",
+    "feature_field",
+    "feature_fields",
+    "feature_widths",
     "find_bad_positions",
     "fit_basis",
     "kept_mass",

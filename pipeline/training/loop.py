@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 from pipeline.losses import LOSSES, Loss, fused_losses
-from pipeline.models import Network
+from pipeline.models import Network, Output
 from pipeline.stream import Batch, Stream
 from pipeline.training.optimizer import SCHEDULES
 
@@ -88,14 +88,14 @@ class Observers:
 
 
 def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
-    """Look up a recipe's losses; a kind that occurs twice is numbered."""
+    """Look up a recipe's losses, those of features last; a kind that occurs twice is numbered."""
     weighted: list[WeightedLoss] = []
     for entry in entries:
         settings = {key: value for key, value in entry.items() if key not in ("kind", "weight")}
         same = sum(each.name.partition("_#")[0] == entry["kind"] for each in weighted)
         name = entry["kind"] + (f"_#{same + 1}" if same else "")
         weighted.append(WeightedLoss(name, LOSSES[entry["kind"]], entry["weight"], settings))
-    return weighted
+    return sorted(weighted, key=lambda each: each.loss.needs == "features")
 
 
 def train(
@@ -161,6 +161,10 @@ def _step(
     return {"loss": sum(each.weight * values[each.name] for each in learner.losses), **values}
 
 
+# A loss, what it compares with, and over how many positions it is averaged.
+Asked = tuple[WeightedLoss, Any, float]
+
+
 def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Give the weighted sum of all losses, and each of them. Shapes: returns () and (losses,)."""
     device = learner.accelerator.device
@@ -169,26 +173,40 @@ def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[T
         (each, _reference(batch, each).to(device), count)
         for each, count in zip(learner.losses, counts, strict=True)
     ]
+    of_logits = [each for each in asked if each[0].loss.needs != "features"]
+    of_features = asked[len(of_logits) :]
+    sums = [_match_logits(output, of_logits)] if of_logits else []
+    sums += [_match_feature(output, *each) for each in of_features]
+    return reduce(add, [total for total, _ in sums]), torch.cat([terms for _, terms in sums])
+
+
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
     if output.layer is not None:  # logits of many classes are never all there
-        return fused_losses(
-            output.states,
-            output.layer,
-            [
-                (each.weight, each.loss.term(reference, count, **each.settings))
-                for each, reference, count in asked
-            ],
-        )
+        terms = [
+            (each.weight, each.loss.term(reference, count, **each.settings))
+            for each, reference, count in asked
+        ]
+        return fused_losses(output.states, output.layer, terms)
     logits = output.logits  # (P, C)
-    terms = [
+    values = [
         each.loss.function(logits, reference, count=count, **each.settings)
         for each, reference, count in asked
     ]
-    weighted = [each.weight * term for each, term in zip(learner.losses, terms, strict=True)]
-    return reduce(add, weighted), torch.stack([term.detach() for term in terms])
+    weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
+    return reduce(add, weighted), torch.stack([term.detach() for term in values])
+
+
+def _match_feature(
+    output: Output, loss: WeightedLoss, reference: Tensor, count: float
+) -> tuple[Tensor, Tensor]:
+    own = output.features[loss.settings["module"]]  # (P, d)
+    term = loss.loss.function(own, reference, count=count)
+    return loss.weight * term, term.detach()[None]
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
-    return getattr(batch, loss.loss.needs)
+    found = getattr(batch, loss.loss.needs)
+    return found[loss.settings["feature"]] if loss.loss.needs == "features" else found
 
 
 def _check_finite(values: Metrics, batch: Batch, step: int) -> None:

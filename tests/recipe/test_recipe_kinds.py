@@ -22,8 +22,8 @@ from pipeline.recipe.schema import (
     SoftTargets,
     Table,
     Teacher,
-    Training,
 )
+from pipeline.recipe.training import Training
 from pipeline.samples import KINDS as DATA_KINDS
 from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
@@ -74,8 +74,10 @@ def test_a_model_takes_what_its_table_says(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(LOSSES))
 def test_a_loss_takes_what_its_table_says(kind: str) -> None:
-    matched = ("student_logits", "targets", "labels", "count")
-    assert defaults(tables(Loss)[kind], "weight") == parameters(LOSSES[kind].function, *matched)
+    matched = ("student_logits", "targets", "labels", "student_features", "features", "count")
+    # Which features are compared is told by name, and looked up before a loss sees them.
+    said = defaults(tables(Loss)[kind], "weight", "feature", "module")
+    assert said == parameters(LOSSES[kind].function, *matched)
 
 
 @pytest.mark.parametrize(

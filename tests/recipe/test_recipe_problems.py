@@ -143,6 +143,22 @@ def test_an_unknown_key_is_told_with_its_nearest(line: str, problem: str, tmp_pa
         ("run = 3", "run: must be a table; got 3"),
         ("data.train.class_names = 'a'", "data.train.class_names: must be a list; got 'a'"),
         ("data.train.class_names = [1]", "data.train.class_names.0: must be text; got 1"),
+        *(
+            (
+                f"student = {{ initialise = {{ layers = {given} }} }}",
+                f"student.initialise.{problem}",
+            )
+            for given, problem in [
+                (
+                    "'every_one'",
+                    "layers: must be 'every_other', 'first', 'last' or 'spread'; got 'every_one'",
+                ),
+                ("3", "layers: must be 'every_other', 'first', 'last' or 'spread'; got 3"),
+                ("[0, 'two']", "layers.1: must be a valid integer; got 'two'"),
+                ("[-1]", "layers.0: must be at least 0; got -1"),
+                ("[]", "layers: must be a list of at least 1; got []"),
+            ]
+        ),
         ("test.data = 'tset'", "test.data: there is no dataset 'tset'; allowed: train"),
     ],
 )
@@ -187,6 +203,35 @@ def test_soft_targets_need_a_cache(tmp_path: Path) -> None:
     ]
     (tmp_path / "good.toml").write_text(text + '[cache]\npath = "c"')
     assert load_recipe(tmp_path / "good.toml").losses[0].kind == "soft_targets"
+
+
+def test_features_have_names_of_their_own_that_can_name_a_field(tmp_path: Path) -> None:
+    feature = '[[features]]\nmodule = "m"\nname = "{}"\n'
+    assert refuse(tmp_path, GOOD + feature.format("a") * 2) == [
+        "features: a name occurs twice; every feature needs its own"
+    ]
+    assert refuse(tmp_path, GOOD + feature.format("Last.Hidden")) == [
+        "features.0.name: must be a name that matches ^[a-z][a-z0-9_]{0,39}$; got 'Last.Hidden'"
+    ]
+
+
+def test_a_loss_of_features_needs_a_cache(tmp_path: Path) -> None:
+    loss = '[[losses]]\nkind = "cosine"\nweight = 1.0\nfeature = "a"\nmodule = "m"\n'
+    assert refuse(tmp_path, GOOD + loss) == [
+        "losses: cosine needs the table [cache], which says where the targets lie"
+    ]
+
+
+def test_layers_are_those_of_a_model_that_is_named(tmp_path: Path) -> None:
+    text = (
+        GOOD + 'student.initialise.layers = "first"\nstudent.model = { kind = "run", path = "r" }\n'
+    )
+    assert refuse(tmp_path, text) == [
+        "student.initialise: needs [teacher], or a model of its own, whose layers to begin as"
+    ]
+    given = 'student.initialise.model = { kind = "run", path = "r" }'
+    (tmp_path / "good.toml").write_text(text + given)
+    assert load_recipe(tmp_path / "good.toml").student is not None
 
 
 def test_losses_that_all_weigh_nothing_are_refused(tmp_path: Path) -> None:

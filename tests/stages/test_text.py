@@ -167,6 +167,7 @@ def test_a_student_learns_from_the_cache_and_continues_bit_for_bit(lab: Lab) -> 
     losses = [line["loss"] for line in lab.metrics() if "loss" in line]
     assert losses[-1] < losses[0]
     assert result["validation"]["nll"] < np.log(257)
+    assert result["validation"]["perplexity"] == np.exp(result["validation"]["nll"])
     assert lab.train_student("--quiet", "--set", "run.path=again").status == 0
     again = [line["loss"] for line in lab.metrics("again") if "loss" in line]
     assert again == losses
