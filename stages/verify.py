@@ -155,7 +155,7 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int]:
     counts = positions_of(work.samples, batch).counts
     again = _of_row(answer(work, batch), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
-    there = _of_row(cache.read_part(part), counts, row - rows.start)
+    there = _of_row(cache.read_part(part, list(again)), counts, row - rows.start)
     difference = np.abs(again["logits"].astype(float) - there["logits"].astype(float)).max()
     others = int((again["classes"] != there["classes"]).sum()) if "classes" in again else 0
     return float(difference), others, again["logits"].size

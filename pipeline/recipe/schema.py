@@ -126,8 +126,15 @@ class TextData(Dataset):
     label: str | None = None
 
 
+class CachedData(Dataset):
+    """The rows of tokens that a cache of text holds: neither text nor tokenizer is needed."""
+
+    kind: Literal["cache"]
+    path: Place
+
+
 Data = Annotated[
-    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData,
+    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData | CachedData,
     Field(discriminator="kind"),
 ]
 

@@ -14,6 +14,7 @@ LEFT_OUT = {
     *(("ArraysData", name) for name in ("inputs", "labels", "ids")),
     *(("IdxData", name) for name in ("images", "labels")),
     *(
+        ("CachedData", "path"),
         ("PythonModel", "checkpoint"),
         ("RunModel", "path"),
         ("TextData", "path"),
@@ -56,6 +57,9 @@ path = "PLACE"
 tokenizer = "PLACE"
 length = 8
 column = "kept"
+[data.cached]
+kind = "cache"
+path = "PLACE"
 [teacher]
 model = { kind = "python", factory = "kept:kept", checkpoint = "PLACE", mean = [0.5] }
 device = "PLACE"

@@ -65,7 +65,7 @@ bad.toml: 27 problems
   data.train.filter.split: must be text, a number, true or false; got ['a', 'b']
   data.photos: unknown kind 'imagse'; did you mean 'images'?
   data.other: kind is missing; give kind = "..."
-  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text
+  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text, cache
   teacher.model.checkpont: unknown key; did you mean 'checkpoint'?
   teacher.batch_size: must be a valid integer; got True
   targets.selection.k: must be at least 1; got 0

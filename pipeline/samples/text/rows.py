@@ -4,13 +4,10 @@ Tokens and places lie in unnamed temporary files, 4 bytes a token and 40 a piece
 grow with the corpus. What a document means to a model is not known here.
 """
 
-import os
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
+from pipeline.samples.text.spool import Spool
 from pipeline.samples.text.tokenizer import Tokenizer, open_tokenizer
 from pipeline.samples.text.tokens import Task, Tokens, token_row
 
@@ -40,35 +38,6 @@ DOCUMENTS_AT_ONCE = 256
 SHORTEST = {"label": 1, "next_token": 2}
 
 
-class _Spool:
-    """Entries in an unnamed temporary file, appended once and read by index ever after."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.count = 0
-        with TemporaryFile() as file:
-            self._number = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._number)
-
-    def append(self, entries: NDArray[Any]) -> None:
-        content = np.ascontiguousarray(entries, self.dtype).data.cast("B")
-        try:
-            while content:
-                content = content[os.write(self._number, content) :]
-        except OSError as error:
-            raise SampleError(
-                f"{gettempdir()}: cannot hold the tokens of a corpus: {error.strerror}. Free some "
-                "space there, or name another folder in TMPDIR."
-            ) from error
-        self.count += len(entries)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        size = self.dtype.itemsize
-        return np.frombuffer(
-            os.pread(self._number, (stop - start) * size, start * size), self.dtype
-        )
-
-
 @dataclass(frozen=True)
 class TextSamples:
     """Rows of tokens, each of one piece of a document, or packed with several."""
@@ -78,9 +47,9 @@ class TextSamples:
     tokens: Tokens
     length: int
     file_names: tuple[str, ...]
-    ids_spool: _Spool
-    pieces: _Spool
-    rows: _Spool
+    ids_spool: Spool
+    pieces: Spool
+    rows: Spool
     faults: dict[int, str]
 
     def __len__(self) -> int:
@@ -168,9 +137,9 @@ def open_text(  # noqa: PLR0913
         tokens=Tokens(task, opened.vocabulary, opened.digest),
         length=length,
         file_names=names,
-        ids_spool=_Spool(np.dtype("<i4")),
-        pieces=_Spool(PIECE),
-        rows=_Spool(ROW),
+        ids_spool=Spool(np.dtype("<i4")),
+        pieces=Spool(PIECE),
+        rows=Spool(ROW),
         faults={},
     )
     documents = read_documents(name, files, wanted)
