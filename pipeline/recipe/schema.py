@@ -126,6 +126,21 @@ class TextData(Dataset):
     label: str | None = None
 
 
+class HuggingFaceData(Images):
+    """A folder that `datasets` saved: text if a tokenizer is named, or else images."""
+
+    kind: Literal["huggingface"]
+    path: Place
+    split: str | None = None
+    column: str | None = None
+    label: str | None = None
+    tokenizer: OptionalPlace = None
+    length: Annotated[int, Field(ge=2)] | None = None
+    task: Task = "next_token"
+    pack: bool = False
+    end: str | None = None
+
+
 class CachedData(Dataset):
     """The rows of tokens that a cache of text holds: neither text nor tokenizer is needed."""
 
@@ -134,7 +149,14 @@ class CachedData(Dataset):
 
 
 Data = Annotated[
-    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData | CachedData,
+    ParquetData
+    | ImagesData
+    | ArraysData
+    | IdxData
+    | PythonData
+    | TextData
+    | HuggingFaceData
+    | CachedData,
     Field(discriminator="kind"),
 ]
 

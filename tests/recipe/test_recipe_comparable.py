@@ -15,6 +15,8 @@ LEFT_OUT = {
     *(("IdxData", name) for name in ("images", "labels")),
     *(
         ("CachedData", "path"),
+        ("HuggingFaceData", "path"),
+        ("HuggingFaceData", "tokenizer"),
         ("PythonModel", "checkpoint"),
         ("RunModel", "path"),
         ("TextData", "path"),
@@ -57,6 +59,11 @@ path = "PLACE"
 tokenizer = "PLACE"
 length = 8
 column = "kept"
+[data.saved]
+kind = "huggingface"
+path = "PLACE"
+tokenizer = "PLACE"
+split = "kept"
 [data.cached]
 kind = "cache"
 path = "PLACE"

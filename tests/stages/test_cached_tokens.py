@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
@@ -221,3 +222,22 @@ def plain_fields(cache: Path) -> list[list[Any]]:
         table["sizes"].to_pylist(),
         [list(each) for each in table["starts"].to_pylist()],
     ]
+
+
+def test_a_saved_dataset_is_cached_and_learned_from_as_its_text_is(text_lab: Lab) -> None:
+    saved = text_lab.folder / "saved"
+    saved.mkdir()
+    lines = (text_lab.folder / "train.txt").read_text().splitlines()
+    table = pa.table({"text": lines})
+    with pa.ipc.new_stream(saved / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table, max_chunksize=5)
+    files = [{"filename": "data-00000-of-00001.arrow"}]
+    (saved / "state.json").write_text(json.dumps({"_data_files": files}))
+    make_caches(text_lab)
+    from_text = trained(text_lab, "from-text")
+    options = f"path = 'saved', tokenizer = '{TOKENIZER}', length = 24, pack = true"
+    data = ("--set", f"data.train={{ kind = 'huggingface', {options} }}")
+    answer = text_lab.cache_teacher("--quiet", *data, "--set", "cache.path=second")
+    assert answer.status == 0, answer.stderr
+    lines_of_saved = trained(text_lab, "from-saved", *data, "--set", "cache.path=second")
+    assert lines_of_saved[:2] == from_text[:2]

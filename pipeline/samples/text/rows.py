@@ -97,6 +97,15 @@ class TextSamples:
         return f"{self.file_names[piece['file']]}:{piece['document'] + 1}#{piece['piece']}{more}"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What becomes of documents: what is asked of them, the tokens of a row, and whether packed."""
+
+    task: Task
+    length: int
+    pack: bool
+
+
 # One keyword a key of the recipe, so that the recipe's table can be passed as it is.
 def open_text(  # noqa: PLR0913
     *,
@@ -121,8 +130,6 @@ def open_text(  # noqa: PLR0913
     Raises: SampleError if there are no documents or no tokenizer. A document that cannot be used is
         a sample that cannot be read, which a scan counts or leaves out.
     """
-    if pack and task == "label":
-        raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
     opened = open_tokenizer(base=base, where=name, source=tokenizer, end=end)
     files, names = find_files(base, name, path)
     if label and (plain := [each for each in names if each.endswith(".txt")]):
@@ -130,22 +137,42 @@ def open_text(  # noqa: PLR0913
             f"{name}.label: {plain[0]} has no column of labels; give .jsonl or .parquet, or leave "
             "label out"
         )
-    wanted = Wanted(column, label, whole=document == "file")
+    documents = read_documents(name, files, Wanted(column, label, whole=document == "file"))
+    layout = Layout(task, length, pack)
+    return lay_out_documents(
+        name, documents, opened, layout, file_names=names, class_names=class_names
+    )
+
+
+def lay_out_documents(
+    name: str,
+    documents: Iterator[Document],
+    tokenizer: Tokenizer,
+    layout: Layout,
+    *,
+    file_names: tuple[str, ...],
+    class_names: Sequence[str] | None,
+) -> TextSamples:
+    """Tokenise documents, which are read once, and lay them out in rows.
+
+    Raises: SampleError if documents with labels are to be packed, or reading them fails.
+    """
+    if layout.pack and layout.task == "label":
+        raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
     samples = TextSamples(
         name=name,
         class_names=tuple(class_names) if class_names else None,
-        tokens=Tokens(task, opened.vocabulary, opened.digest),
-        length=length,
-        file_names=names,
+        tokens=Tokens(layout.task, tokenizer.vocabulary, tokenizer.digest),
+        length=layout.length,
+        file_names=file_names,
         ids_spool=Spool(np.dtype("<i4")),
         pieces=Spool(PIECE),
         rows=Spool(ROW),
         faults={},
     )
-    documents = read_documents(name, files, wanted)
     while block := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        _add(samples, opened, block)
-    _lay_out(samples, pack)
+        _add(samples, tokenizer, block)
+    _lay_out(samples, layout.pack)
     return samples
 
 
