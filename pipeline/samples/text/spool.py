@@ -24,6 +24,13 @@ class Spool:
             self._number = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._number)
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Stay here: in another process the same file number would be another file."""
+        raise SampleError(
+            "samples: their tokens lie in a temporary file of this process, which cannot be sent "
+            "to another; let a DataLoader fork its workers: multiprocessing_context='fork'"
+        )
+
     def append(self, entries: NDArray[Any]) -> None:
         """Add entries behind those that are there.
 
