@@ -36,7 +36,7 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "skipped": len(plan.about["skipped"]),
         "size_bytes": manifest["size_bytes"],
         "bytes_a_position": round(manifest["size_bytes"] / positions, 1),
-        "field_bytes_a_position": sum(field.entry_bytes for field in plan.fields),
+        "field_bytes_a_position": round(_field_bytes(cache) / positions, 1),
         "entropy": sums["entropy_sum"] / positions,
         "confidence": sums["confidence_sum"] / positions,
         "kept_mass": sums["kept_mass_sum"] / positions,
@@ -49,6 +49,11 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "digest": manifest["digest"],
         "decoded": _decode_rows(cache, targets, rows),
     }
+
+
+def _field_bytes(cache: Cache) -> int:
+    counts = {"positions": cache.manifest["positions"], "rows": cache.plan.rows}
+    return sum(field.entry_bytes * counts[field.axis] for field in cache.plan.fields)
 
 
 def tell(summary: dict[str, Any]) -> str:
@@ -69,7 +74,7 @@ def tell(summary: dict[str, Any]) -> str:
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
         "kept": _kept_text(targets),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
-        f"({summary['field_bytes_a_position']} of them arrays), {summary['backend']}, "
+        f"({summary['field_bytes_a_position']:g} of them arrays), {summary['backend']}, "
         f"compression {summary['compression']}",
         "kept mass": f"{summary['kept_mass']:.4f} at T=1; in part 0: {masses}",
         "entropy": f"{summary['entropy']:.4f} nats, confidence {summary['confidence']:.4f}",

@@ -166,7 +166,7 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     counts = positions_of(work.samples, batch).counts
     again = _of_row(answer(work, batch), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
-    there = _of_row(cache.read_part(part), counts, row - rows.start)
+    there = _of_row(cache.read_part(part, list(again)), counts, row - rows.start)
     difference = _largest_difference(again, there, [name for name in LOGITS if name in again])
     of_feature = _largest_difference(again, there, map(feature_field, work.features))
     named = [name for name in CLASSES if name in again]

@@ -20,7 +20,7 @@ from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
 from pipeline.models import BLOCK_ELEMENTS, Output, prepare
-from pipeline.samples import Positions, SampleBatch, positions_of
+from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of
 from pipeline.store import (
     Built,
     SampleTable,
@@ -30,6 +30,7 @@ from pipeline.store import (
     store_part,
 )
 from pipeline.stream import prefetch
+from pipeline.stream.token_rows import check_counts, encode_rows
 from pipeline.targets import (
     decode,
     encode,
@@ -67,12 +68,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a part remembers of a batch whose inputs are gone. Shapes: digests (B, 16)."""
+    """What a part remembers of a batch whose inputs are gone.
+
+    Shapes: digests (B, 16); tokens (B, ...) each, none where inputs are no tokens.
+    """
 
     ids: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
     positions: Positions
+    tokens: Arrays
 
 
 def make_parts(
@@ -97,7 +102,7 @@ def make_parts(
 def answer(work: Work, batch: SampleBatch) -> Arrays:
     """Ask the teacher about one batch, and keep what the plan says.
 
-    Shapes: returns the arrays of the plan's fields, (P, ...).
+    Shapes: returns the arrays of the plan's fields over positions, (P, ...).
     Raises: TargetError if a logit is not finite, naming the samples.
     """
     return _encode(work, [(batch.ids, _ask(work, batch))])
@@ -172,7 +177,7 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
     ):
         for question in questions:
             asked.append((question.batch.ids, _ask(work, question.batch)))
-            batches.append(_rows(question))
+            batches.append(_rows(work, question))
             advance(len(question.batch.ids))
             if question.is_last or _count_elements(work, asked) >= ENCODE_ELEMENTS:
                 answers.append(_encode(work, asked))
@@ -203,10 +208,13 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
                 yield Question(part, batch, digests[cut], positions, is_last, claim)
 
 
-def _rows(question: Question) -> Rows:
-    """Let go of the inputs; their digests are all that is kept of them."""
-    batch = question.batch
-    return Rows(batch.ids, batch.labels, question.digests, question.positions)
+def _rows(work: Work, question: Question) -> Rows:
+    """Let go of the inputs; their digests are all that is kept of them, and tokens."""
+    batch, tokens = question.batch, tokens_of(work.samples)
+    kept = encode_rows(batch.inputs, tokens.vocabulary) if tokens else {}
+    if tokens and tokens.task == "next_token":
+        check_counts(kept, question.positions.counts, batch.ids)
+    return Rows(batch.ids, batch.labels, question.digests, question.positions, kept)
 
 
 def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
@@ -228,9 +236,10 @@ def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
 
 def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) -> Built:
     arrays = _concatenate(answers)
+    tokens = _concatenate([batch.tokens for batch in batches])
     labels = np.concatenate([batch.positions.labels for batch in batches])
     statistics = _statistics(work, arrays, labels)
-    return build_part(work.folder, work.plan, part, _table(batches), arrays, statistics)
+    return build_part(work.folder, work.plan, part, _table(batches), arrays | tokens, statistics)
 
 
 def _table(batches: list[Rows]) -> SampleTable:

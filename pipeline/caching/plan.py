@@ -34,7 +34,8 @@ from pipeline.experiment import (
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of
-from pipeline.store import PLAN_FILE, Plan, read_plan
+from pipeline.store import PLAN_FILE, Field, Plan, read_plan
+from pipeline.stream.token_rows import token_fields
 from pipeline.targets import TargetSpec, feature_fields, nodes_with, target_fields
 
 SHOWN_NAMES = 5
@@ -112,9 +113,9 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         rows_per_part=cache.rows_per_part,
         backend=cache.backend,
         compression=cache.compression,
-        fields=target_fields(spec) + feature_fields(dtypes, widths),
+        fields=(*target_fields(spec), *feature_fields(dtypes, widths), *_token_fields(data)),
         settings=settings,
-        about=_about(recipe, data, network, spec) | _shared(shape),
+        about=_about(recipe, data, network, spec) | _tokens(data.samples) | _shared(shape),
     )
     return Work(
         samples=data.samples,
@@ -135,6 +136,20 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
 def _tokenizer(samples: Samples) -> dict[str, Any]:
     tokens = tokens_of(samples)
     return {"task": tokens.task, "tokenizer": tokens.tokenizer_digest} if tokens else {}
+
+
+def _tokens(samples: Samples) -> dict[str, Any]:
+    """What a student must know of the tokens that are kept for it."""
+    tokens = tokens_of(samples)
+    if tokens is None:
+        return {}
+    about = {"task": tokens.task, "vocabulary": tokens.vocabulary}
+    return {"tokens": about | {"tokenizer": tokens.tokenizer_digest}}
+
+
+def _token_fields(data: Scanned) -> tuple[Field, ...]:
+    tokens = tokens_of(data.samples)
+    return token_fields(tokens.vocabulary, data.scan.shape[-1]) if tokens else ()
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:

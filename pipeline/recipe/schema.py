@@ -126,8 +126,37 @@ class TextData(Dataset):
     label: str | None = None
 
 
+class HuggingFaceData(Images):
+    """A folder that `datasets` saved: text if a tokenizer is named, or else images."""
+
+    kind: Literal["huggingface"]
+    path: Place
+    split: str | None = None
+    column: str | None = None
+    label: str | None = None
+    tokenizer: OptionalPlace = None
+    length: Annotated[int, Field(ge=2)] | None = None
+    task: Task = "next_token"
+    pack: bool = False
+    end: str | None = None
+
+
+class CachedData(Dataset):
+    """The rows of tokens that a cache of text holds: neither text nor tokenizer is needed."""
+
+    kind: Literal["cache"]
+    path: Place
+
+
 Data = Annotated[
-    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData,
+    ParquetData
+    | ImagesData
+    | ArraysData
+    | IdxData
+    | PythonData
+    | TextData
+    | HuggingFaceData
+    | CachedData,
     Field(discriminator="kind"),
 ]
 

@@ -24,13 +24,16 @@ from pipeline.recipe.schema import (
     Teacher,
 )
 from pipeline.recipe.training import Training
-from pipeline.samples import KINDS as DATA_KINDS
+from pipeline.samples import KINDS as SAMPLE_KINDS
 from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
-from pipeline.stream import Stream
+from pipeline.stream import Stream, open_cached
 from pipeline.stream.stream import ROWS_PER_PART
 from pipeline.targets.spec import OF_KIND, Kind
 from pipeline.training.optimizer import OPTIMIZERS, SCHEDULES
+
+# A cache is opened by the stream's room, for the samples' room knows none.
+DATA_KINDS = SAMPLE_KINDS | {"cache": open_cached}
 
 
 def tables(choice: Any) -> dict[str, type[Table]]:

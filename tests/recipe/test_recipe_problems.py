@@ -65,7 +65,7 @@ bad.toml: 27 problems
   data.train.filter.split: must be text, a number, true or false; got ['a', 'b']
   data.photos: unknown kind 'imagse'; did you mean 'images'?
   data.other: kind is missing; give kind = "..."
-  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text
+  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text, huggingface, cache
   teacher.model.checkpont: unknown key; did you mean 'checkpoint'?
   teacher.batch_size: must be a valid integer; got True
   targets.selection.k: must be at least 1; got 0
@@ -85,7 +85,7 @@ got 'buckets'
 allowed: number, other, photos, train
   training: needs exactly one of epochs and steps; got both
   losses: soft_targets needs the table [cache], which says where the targets lie
-  validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"""
+  validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"""  # noqa: E501
 
 
 def refuse(tmp_path: Path, text: str, *overrides: str) -> list[str]:

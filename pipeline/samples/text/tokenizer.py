@@ -70,7 +70,9 @@ def open_tokenizer(*, base: Path, where: str, source: str, end: str | None) -> T
         return [np.array([*each.ids, *last], np.int32) for each in found]
 
     description = json.dumps([json.loads(opened.to_str()), end], sort_keys=True)
-    return Tokenizer(opened.get_vocab_size(), _digest(description), encode)
+    # Not how many tokens there are: some vocabularies have gaps.
+    vocabulary = 1 + max(opened.get_vocab().values(), default=-1)
+    return Tokenizer(vocabulary, _digest(description), encode)
 
 
 def _end_ids(opened: Any, where: str, end: str | None) -> list[int]:
