@@ -4,12 +4,15 @@ Tallies add up over batches of any size, exactly. Knows neither models nor data.
 no positions to stand on is None.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 UNLABELLED = -1
+# exp of more nats is beyond a float.
+MOST_NATS = 700.0
 # Equal-width bins of confidence over [0, 1]; the usual number (Guo et al. 2017, arXiv:1706.04599).
 CALIBRATION_BINS = 15
 
@@ -47,6 +50,12 @@ class Tally:
     def negative_log_likelihood(self) -> float | None:
         """The mean of -log p(label) over labelled positions, in nats."""
         return self.surprise / self.labelled if self.labelled else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """The number of equally likely classes that would be as surprising: exp of the mean."""
+        mean = self.negative_log_likelihood
+        return None if mean is None or mean > MOST_NATS else math.exp(mean)
 
     @property
     def agreement(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.caching import Work, make_parts, plan_cache
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables
-from pipeline.store import check_folder, check_plan, finish, missing_parts, write_plan
+from pipeline.store import Plan, check_folder, check_plan, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -117,9 +117,17 @@ def _planned(work: Work) -> dict[str, Any]:
         "parts": work.plan.part_count,
         "classes": work.spec.class_count,
         "kept": work.spec.k,
-        "bytes_a_row": sum(field.entry_bytes for field in work.plan.fields),
+        "bytes_a_row": _bytes_a_row(work.plan),
         "fingerprint": work.plan.fingerprint,
     }
+
+
+def _bytes_a_row(plan: Plan) -> int:
+    """Bytes of the arrays of a row; of text, of one that is full of one document."""
+    length = next((field.shape[0] for field in plan.fields if field.name == "tokens"), 0)
+    is_causal = plan.about.get("tokens", {}).get("task") == "next_token"
+    counts = {"rows": 1, "positions": length - 1 if is_causal else 1}
+    return sum(field.entry_bytes * counts[field.axis] for field in plan.fields)
 
 
 def _size(size_bytes: int) -> str:

@@ -37,7 +37,7 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "skipped": len(plan.about["skipped"]),
         "size_bytes": manifest["size_bytes"],
         "bytes_a_position": round(manifest["size_bytes"] / positions, 1),
-        "field_bytes_a_position": sum(field.entry_bytes for field in plan.fields),
+        "field_bytes_a_position": round(_field_bytes(cache) / positions, 1),
         "entropy": sums["entropy_sum"] / positions,
         "confidence": sums["confidence_sum"] / positions,
         "kept_mass": sums["kept_mass_sum"] / positions,
@@ -50,6 +50,11 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "digest": manifest["digest"],
         "decoded": _decode_rows(cache, targets, rows),
     }
+
+
+def _field_bytes(cache: Cache) -> int:
+    counts = {"positions": cache.manifest["positions"], "rows": cache.plan.rows}
+    return sum(field.entry_bytes * counts[field.axis] for field in cache.plan.fields)
 
 
 def tell(summary: dict[str, Any]) -> str:
@@ -69,9 +74,9 @@ def tell(summary: dict[str, Any]) -> str:
         "teacher": _teacher_text(summary),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
         "views": _views_text(summary["views"]),
-        "kept": f"{targets['k']} of {targets['class_count']} classes ({targets['kind']})",
+        "kept": _kept_text(targets),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
-        f"({summary['field_bytes_a_position']} of them arrays), {summary['backend']}, "
+        f"({summary['field_bytes_a_position']:g} of them arrays), {summary['backend']}, "
         f"compression {summary['compression']}",
         "kept mass": f"{summary['kept_mass']:.4f} at T=1; in part 0: {masses}",
         "entropy": f"{summary['entropy']:.4f} nats, confidence {summary['confidence']:.4f}",
@@ -89,6 +94,19 @@ def _views_text(views: dict[str, Any] | None) -> str:
     return (
         f"{views['count']} of each sample, {fraction:g} of its tokens masked, seed {views['seed']}"
     )
+
+
+def _kept_text(targets: dict[str, Any]) -> str:
+    """Say what a position keeps, such as `8 of 50257 classes and 16 draws (hybrid)`."""
+    most = "up to " if targets["kind"] == "top_p" else ""
+    parts = [f"{most}{targets['k']} of {targets['class_count']} classes"]
+    if targets["kind"] == "sampled":
+        parts = [f"no more than the first of {targets['class_count']} classes"]
+    if "draws" in targets:
+        parts.append(f"{targets['draws']} draws")
+    if "rank" in targets:
+        parts.append(f"the tail's shape in {targets['rank']} numbers")
+    return f"{' and '.join(parts)} ({targets['kind']})"
 
 
 def _teacher_text(summary: dict[str, Any]) -> str:
@@ -121,8 +139,11 @@ def _decode_rows(cache: Cache, targets: Targets, count: int) -> list[dict[str, A
 
 def _top_classes(targets: Targets, position: int, names: list[str] | None) -> dict[str, float]:
     one = targets[position : position + 1]
+    if one.top is not None:  # of draws alone, the first choice is known
+        return {_class_name(names, int(one.top)): float(one.statistics["confidence"])}
     probabilities = soften(one, 1.0).log_probs[0].exp()
-    order = probabilities.argsort(descending=True, stable=True)[:SHOWN_CLASSES]
+    count = SHOWN_CLASSES if one.count is None else min(SHOWN_CLASSES, int(one.count))
+    order = probabilities.argsort(descending=True, stable=True)[:count]
     classes = order if one.classes is None else one.classes[0][order]
     return {
         _class_name(names, int(each)): float(probabilities[place])

@@ -1,7 +1,7 @@
 """`pipeline verify`: prove a cache whole, or name the part, the file and the fault."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
-from pipeline.samples import positions_of, read_views
+from pipeline.samples import positions_of, read_views, views_of
 from pipeline.store import (
     PLAN_FILE,
     Cache,
@@ -25,11 +25,15 @@ from pipeline.store import (
     read_plan,
 )
 from pipeline.store.records import MANIFEST_FILE, record_path
+from pipeline.targets import feature_field
 
 Array = NDArray[Any]
 
 SHOWN_FAULTS = 20
 SHOWN_NAMES = 5
+# The fields that an audit compares.
+LOGITS = ("logits", "drawn_logits")
+CLASSES = ("classes", "top", "drawn")
 
 
 def run(
@@ -79,8 +83,13 @@ def tell(summary: dict[str, Any]) -> str:
     return (
         f"{text}\n  audit: the teacher answered again for {audit['rows']} rows; largest difference "
         f"of a kept logit {audit['largest_difference']:.2g}, {audit['other_classes']} of "
-        f"{audit['kept']} kept classes differ"
+        f"{audit['kept']} kept classes differ{_of_features(audit)}"
     )
+
+
+def _of_features(audit: Mapping[str, Any]) -> str:
+    largest = audit.get("largest_feature_difference")
+    return "" if largest is None else f", largest difference of a feature {largest:.2g}"
 
 
 def _advise(faults: list[dict[str, Any]]) -> list[str]:
@@ -133,32 +142,46 @@ def _audit(recipe: Recipe, cache: Cache, count: int, quiet: bool) -> dict[str, A
     work = plan_cache(recipe, quiet=quiet)
     check_plan(work.folder, work.plan)
     rows = np.unique(np.linspace(0, cache.plan.rows - 1, min(count, cache.plan.rows)).astype(int))
-    largest, other, kept = 0.0, 0, 0
+    largest, other, kept, of_feature = 0.0, 0, 0, 0.0
     with progress("audit", total=len(rows), quiet=quiet) as advance:
         for row in rows.tolist():
-            difference, others, classes = _compare_row(work, cache, row)
+            difference, others, classes, feature = _compare_row(work, cache, row)
             largest, other, kept = max(largest, difference), other + others, kept + classes
+            of_feature = max(of_feature, feature)
             advance(1)
     return {
         "rows": len(rows),
         "largest_difference": largest,
         "other_classes": other,
         "kept": kept,
+        **({"largest_feature_difference": of_feature} if work.features else {}),
     }
 
 
-def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int]:
+def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, float]:
     part = row // work.plan.rows_per_part
     rows = work.plan.part_range(part)
     start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
-    batch = read_views(work.samples, range(start, min(start + work.batch_size, rows.stop)))
+    asked = range(start, min(start + work.batch_size, rows.stop))
+    batch = read_views(work.samples, asked)
+    views = views_of(work.samples).split(asked)[1]
     counts = positions_of(work.samples, batch).counts
-    again = _of_row(answer(work, batch), counts, row - start)
+    again = _of_row(answer(work, batch, views), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
-    there = _of_row(cache.read_part(part), counts, row - rows.start)
-    difference = np.abs(again["logits"].astype(float) - there["logits"].astype(float)).max()
-    others = int((again["classes"] != there["classes"]).sum()) if "classes" in again else 0
-    return float(difference), others, again["logits"].size
+    there = _of_row(cache.read_part(part, list(again)), counts, row - rows.start)
+    difference = _largest_difference(again, there, [name for name in LOGITS if name in again])
+    of_feature = _largest_difference(again, there, map(feature_field, work.features))
+    named = [name for name in CLASSES if name in again]
+    others = sum(int((again[name] != there[name]).sum()) for name in named)
+    kept = sum(again[name].size for name in named or LOGITS[:1])
+    return difference, others, kept, of_feature
+
+
+def _largest_difference(
+    again: Mapping[str, Array], there: Mapping[str, Array], names: Iterable[str]
+) -> float:
+    pairs = [(again[name].astype(float), there[name].astype(float)) for name in names]
+    return max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
 
 
 def _of_row(arrays: Mapping[str, Array], counts: Array, row: int) -> dict[str, Array]:

@@ -34,6 +34,12 @@ def slow_calibration_error(logits: Tensor, labels: Tensor) -> float:
     return error
 
 
+def test_perplexity_is_the_number_of_classes_one_could_guess_from() -> None:
+    assert tally(torch.zeros(3, 8), torch.tensor([1, 5, -1])).perplexity == pytest.approx(8)
+    assert tally(torch.zeros(1, 8), torch.tensor([-1])).perplexity is None
+    assert tally(torch.tensor([[0.0, 1e4]]), torch.tensor([0])).perplexity is None
+
+
 def test_accuracy_counts_labelled_positions_only() -> None:
     logits = torch.eye(4)
     assert tally(logits, torch.tensor([0, 1, 3, -1])).accuracy == pytest.approx(2 / 3)

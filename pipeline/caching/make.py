@@ -19,8 +19,8 @@ from torch import Tensor
 from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
-from pipeline.models import Output, prepare
-from pipeline.samples import Positions, SampleBatch, positions_of, views_of
+from pipeline.models import BLOCK_ELEMENTS, Output, prepare
+from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of, unmask, views_of
 from pipeline.store import (
     Built,
     SampleTable,
@@ -30,18 +30,24 @@ from pipeline.store import (
     store_part,
 )
 from pipeline.stream import prefetch
-from pipeline.targets import decode, encode, find_bad_positions, kept_mass
+from pipeline.stream.token_rows import check_counts, encode_rows
+from pipeline.targets import (
+    decode,
+    encode,
+    encode_features,
+    find_bad_positions,
+    kept_mass,
+    uniforms,
+)
 
 Arrays = dict[str, NDArray[np.generic]]
 Digests = NDArray[np.uint8]
-# The ids of a batch, and what the teacher answered.
-Asked = tuple[list[str], Output]
+# Of each row of a batch its sample's id and its view, and what the teacher answered.
+Asked = tuple[list[tuple[str, int]], Output]
 # One batch being answered, one ready, one being read.
 READ_AHEAD = 2
 # Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
 ENCODE_ELEMENTS = 2**18
-# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
-BLOCK_ELEMENTS = 2**24
 # Between two looks at a part that another process is making.
 LOOK_AGAIN_S = 0.2
 
@@ -64,13 +70,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Rows:
-    """What a part remembers of a batch whose inputs are gone. Shapes: digests (B, 16)."""
+    """What a part remembers of a batch whose inputs are gone.
+
+    Shapes: digests (B, 16); tokens (B, ...) each, none where inputs are no tokens.
+    """
 
     ids: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
     views: NDArray[np.int64]
     positions: Positions
+    tokens: Arrays
 
 
 def make_parts(
@@ -92,43 +102,60 @@ def make_parts(
             time.sleep(LOOK_AGAIN_S)
 
 
-def answer(work: Work, batch: SampleBatch) -> Arrays:
-    """Ask the teacher about one batch, and keep what the plan says.
+def answer(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Arrays:
+    """Ask the teacher about one batch, shown in these views, and keep what the plan says.
 
-    Shapes: returns the arrays of the plan's fields, (P, ...).
+    Shapes: views (B,); returns the arrays of the plan's fields over positions, (P, ...).
     Raises: TargetError if a logit is not finite, naming the samples.
     """
-    return _encode(work, [(batch.ids, _ask(work, batch))])
+    return _encode(work, [_ask(work, batch, views)])
 
 
-def _ask(work: Work, batch: SampleBatch) -> Output:
+def _ask(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Asked:
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         output: Output = work.network(prepare(batch.inputs, work.device))
-        return output
+        return list(zip(batch.ids, views.tolist(), strict=True)), output
 
 
 def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
+    numbers, start, answers = _numbers(work, asked), 0, list[Arrays]()
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         try:
-            return _concatenate(
-                [encode(work.spec, block, work.shape.basis) for block in _blocks(work, asked)]
-            )
+            for block in _blocks(work, asked):
+                stop = start + len(block)
+                drawn = None if numbers is None else numbers[start:stop]
+                answers.append(encode(work.spec, block, work.shape.basis, drawn))
+                start = stop
+            features = encode_features(_features(work, asked), work.features)
         except TargetError as error:
-            raise _named(work, error, asked) from error
+            raise _named(error, asked) from error
+    return _concatenate(answers) | features
+
+
+def _features(work: Work, asked: Sequence[Asked]) -> dict[str, Tensor]:
+    """Join the features of some batches. Shapes: each (P, d)."""
+    return {
+        name: torch.cat([output.features[name] for _, output in asked]) for name in work.features
+    }
+
+
+def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
+    """Give the random numbers of every position, if any are needed. Shapes: returns (P, D)."""
+    if not work.spec.draws:
+        return None
+    counts = torch.cat([output.positions for _, output in asked]).tolist()
+    rows = [row for rows, _ in asked for row in rows]
+    return uniforms(work.spec.seed, rows, counts, work.spec.draws)
 
 
 def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
     """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
     if _count_elements(work, asked) > BLOCK_ELEMENTS:
         for _, output in asked:
-            yield from output.blocks(_block_size(work))
+            yield from output.blocks()
     else:
         logits = [output.logits for _, output in asked]
         yield logits[0] if len(logits) == 1 else torch.cat(logits)
-
-
-def _block_size(work: Work) -> int:
-    return max(1, BLOCK_ELEMENTS // work.spec.class_count)
 
 
 def _concatenate(answers: Sequence[Arrays]) -> Arrays:
@@ -152,8 +179,8 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
         closing(prefetch(_questions(work, parts, claims), ahead)) as questions,
     ):
         for question in questions:
-            asked.append((question.batch.ids, _ask(work, question.batch)))
-            batches.append(_rows(question))
+            asked.append(_ask(work, question.batch, question.views))
+            batches.append(_rows(work, question))
             advance(len(question.batch.ids))
             if question.is_last or _count_elements(work, asked) >= ENCODE_ELEMENTS:
                 answers.append(_encode(work, asked))
@@ -199,10 +226,13 @@ def _read(work: Work, rows: range) -> tuple[SampleBatch, Digests, NDArray[np.int
     return views.show(read, numbers), digests, numbers
 
 
-def _rows(question: Question) -> Rows:
-    """Let go of the inputs; their digests are all that is kept of them."""
-    batch = question.batch
-    return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions)
+def _rows(work: Work, question: Question) -> Rows:
+    """Let go of the inputs; their digests are all that is kept of them, and tokens."""
+    batch, tokens = question.batch, tokens_of(work.samples)
+    kept = encode_rows(unmask(batch.inputs), tokens.vocabulary) if tokens else {}
+    if tokens and tokens.task == "next_token":
+        check_counts(kept, question.positions.counts, batch.ids)
+    return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions, kept)
 
 
 def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
@@ -224,9 +254,10 @@ def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
 
 def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) -> Built:
     arrays = _concatenate(answers)
+    tokens = _concatenate([batch.tokens for batch in batches])
     labels = np.concatenate([batch.positions.labels for batch in batches])
     statistics = _statistics(work, arrays, labels)
-    return build_part(work.folder, work.plan, part, _table(batches), arrays, statistics)
+    return build_part(work.folder, work.plan, part, _table(batches), arrays | tokens, statistics)
 
 
 def _table(batches: list[Rows]) -> SampleTable:
@@ -254,14 +285,14 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     }
 
 
-def _named(work: Work, error: TargetError, asked: Sequence[Asked]) -> TargetError:
+def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
     """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
-    for ids, output in asked:
-        if bad := _find_bad_rows(work, output):
-            named = ", ".join(ids[row] for row in bad[:5])
+    for rows, output in asked:
+        if bad := _find_bad_rows(output):
+            named = ", ".join(rows[row][0] for row in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             return TargetError(
-                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(ids)} samples of "
+                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(rows)} samples of "
                 f"a batch ({named}{more}); every logit must be finite.\n"
                 "  Try teacher.precision = 'float32', or look at these samples. Finished parts are "
                 "kept."
@@ -269,10 +300,10 @@ def _named(work: Work, error: TargetError, asked: Sequence[Asked]) -> TargetErro
     return error
 
 
-def _find_bad_rows(work: Work, output: Output) -> list[int]:
+def _find_bad_rows(output: Output) -> list[int]:
     """List the samples of a batch with a position at which a logit is not finite."""
     bad, start = list[int](), 0
-    for logits in output.blocks(_block_size(work)):
+    for logits in output.blocks():
         bad += [start + position for position in find_bad_positions(logits)]
         start += len(logits)
     ends = output.positions.cumsum(0).cpu()  # (B,)

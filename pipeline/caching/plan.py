@@ -5,7 +5,8 @@ It opens data and teacher, asks the teacher once for its number of classes, and 
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,20 @@ from pipeline.compute import (
     use_deterministic_kernels,
 )
 from pipeline.errors import RecipeError
-from pipeline.experiment import Scanned, count_classes, open_model, scan_data
+from pipeline.experiment import (
+    Scanned,
+    check_lengths,
+    count_classes,
+    measure_features,
+    open_model,
+    scan_data,
+)
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
-from pipeline.store import PLAN_FILE, Plan, read_plan
-from pipeline.targets import TargetSpec, nodes_with, target_fields
+from pipeline.store import PLAN_FILE, Field, Plan, read_plan
+from pipeline.stream.token_rows import token_fields
+from pipeline.targets import TargetSpec, feature_fields, nodes_with, target_fields
 
 SHOWN_NAMES = 5
 # Of inputs read at once; more would leave a core's cache before the teacher sees it.
@@ -52,6 +61,8 @@ class Work:
     # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
     # slowest: work beside it was measured to cost twice what it costs between two batches.
     builds_behind: bool
+    # The dtype of each feature that is kept.
+    features: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
@@ -69,16 +80,20 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     set_threads(threads)
     use_deterministic_kernels()
     keep_freed_memory()
-    contents = ContentLog()
-    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
+    network.tap({feature.name: feature.module for feature in recipe.features})
+    check_lengths(recipe, network, [cache.data])
+    contents = ContentLog()
+    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")
     spec = _spec(recipe, class_count)
     _check_classes(recipe, data, class_count)
+    dtypes = {feature.name: feature.dtype for feature in recipe.features}
+    widths = measure_features(network, data.samples, device) if dtypes else {}
     settings = {
         "data": {"digest": data.scan.digest, **_tokenizer(data.samples)},
         "teacher": {
@@ -90,6 +105,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         },
         "software": software_versions(also=_library_of(network)),
         **_tail(recipe, spec),
+        **_features(recipe),
     }
     shape = find_shape(recipe, spec, settings, samples=data.samples, network=network, device=device)
     plan = Plan(
@@ -97,9 +113,14 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         rows_per_part=cache.rows_per_part,
         backend=cache.backend,
         compression=cache.compression,
-        fields=target_fields(spec),
+        fields=(*target_fields(spec), *feature_fields(dtypes, widths), *_token_fields(data)),
         settings=settings,
-        about=_about(recipe, data, network, spec) | _views(data.samples) | _shared(shape),
+        about={
+            **_about(recipe, data, network, spec),
+            **_views(data.samples),
+            **_tokens(data.samples),
+            **_shared(shape),
+        },
     )
     return Work(
         samples=data.samples,
@@ -113,6 +134,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         shape=shape,
         folder=folder,
         builds_behind=device.type != "cpu",
+        features=dtypes,
     )
 
 
@@ -124,6 +146,20 @@ def _tokenizer(samples: Samples) -> dict[str, Any]:
 def _views(samples: Samples) -> dict[str, Any]:
     settings = views_of(samples).settings
     return {"views": settings} if settings else {}
+
+
+def _tokens(samples: Samples) -> dict[str, Any]:
+    """What a student must know of the tokens that are kept for it."""
+    tokens = tokens_of(samples)
+    if tokens is None:
+        return {}
+    about = {"task": tokens.task, "vocabulary": tokens.vocabulary}
+    return {"tokens": about | {"tokenizer": tokens.tokenizer_digest}}
+
+
+def _token_fields(data: Scanned) -> tuple[Field, ...]:
+    tokens = tokens_of(data.samples)
+    return token_fields(tokens.vocabulary, data.scan.shape[-1]) if tokens else ()
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:
@@ -148,36 +184,46 @@ def _planned_threads(folder: Path) -> int | None:
 
 def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
     assert recipe.targets
-    selection = recipe.targets.selection
-    k = getattr(selection, "k", class_count)
+    selection, tail = recipe.targets.selection, recipe.targets.tail
+    options = selection.model_dump(exclude={"kind"})
+    key = "k_max" if selection.kind == "top_p" else "k"
+    k = options.pop(key, 0 if selection.kind == "sampled" else class_count)
+    rank = tail.rank if tail.kind == "low_rank" else 0
+    problems = []
     if k > class_count:
-        raise RecipeError(
-            recipe.file,
-            [
-                f"targets.selection.k: must be between 1 and {class_count}, the classes of the "
-                f"teacher; got {k}"
-            ],
+        problems.append(
+            f"targets.selection.{key}: must be between 1 and {class_count}, the classes of the "
+            f"teacher; got {k}"
         )
-    nodes = nodes_with(recipe.targets.temperatures)
-    return TargetSpec(selection.kind, class_count, k, nodes, _rank(recipe, k, class_count))
-
-
-def _rank(recipe: Recipe, k: int, class_count: int) -> int:
-    assert recipe.targets
-    tail = recipe.targets.tail
-    if tail.kind != "low_rank":
-        return 0
-    if k == class_count:
-        line = (
-            f"targets.tail: all {class_count} classes are kept, so there is no tail; leave it out"
+    elif k == class_count and (rank or selection.kind == "hybrid"):
+        what = "targets.tail" if rank else "targets.selection.draws"
+        problems.append(
+            f"{what}: all {class_count} classes are kept, so there is no tail; leave it out"
         )
-        raise RecipeError(recipe.file, [line])
-    return tail.rank
+    elif rank and "draws" in options:
+        problems.append(
+            f"targets.tail: 'low_rank' is for selections of kind top_k and top_p; "
+            f"'{selection.kind}' says what is in its tail by draws. Keep one of the two"
+        )
+    if options.get("k_min", 0) > k:
+        problems.append(
+            f"targets.selection.k_min: must be at most k_max, {k}; got {options['k_min']}"
+        )
+    if problems:
+        raise RecipeError(recipe.file, problems)
+    proposed = {options["proposal_temperature"]} if "draws" in options else set()
+    nodes = nodes_with({*recipe.targets.temperatures, *proposed})
+    return TargetSpec(selection.kind, class_count, k, nodes, rank, **options)
 
 
 def _tail(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
     assert recipe.targets
     return {"tail": recipe.targets.tail.model_dump()} if spec.rank else {}
+
+
+def _features(recipe: Recipe) -> dict[str, Any]:
+    found = [feature.model_dump() for feature in recipe.features]
+    return {"features": found} if found else {}
 
 
 def _shared(shape: Shape) -> dict[str, Any]:
@@ -218,5 +264,6 @@ def _about(recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec) ->
         "recipe": {
             "data": {recipe.cache.data: full["data"][recipe.cache.data]},
             **{table: full[table] for table in ("teacher", "targets", "cache")},
+            **({"features": full["features"]} if recipe.features else {}),
         },
     }

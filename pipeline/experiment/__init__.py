@@ -5,15 +5,17 @@ nothing.
 """
 
 from pipeline.experiment.data import Joined, Scanned, join_data, open_data, scan_data
-from pipeline.experiment.networks import count_classes, open_model
+from pipeline.experiment.networks import check_lengths, count_classes, measure_features, open_model
 from pipeline.experiment.student import Setup, open_student
 
 __all__ = [
     "Joined",
     "Scanned",
     "Setup",
+    "check_lengths",
     "count_classes",
     "join_data",
+    "measure_features",
     "open_data",
     "open_model",
     "open_student",

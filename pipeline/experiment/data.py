@@ -6,6 +6,7 @@ It reads every sample once, so that what is wrong shows before the long work. It
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipeline.errors import FingerprintMismatch, SampleError, list_differences
@@ -27,7 +28,7 @@ from pipeline.samples import (
     without,
 )
 from pipeline.store import Cache, open_cache
-from pipeline.stream import Stream
+from pipeline.stream import Stream, open_cached
 
 SHOWN_SKIPS = 5
 
@@ -55,8 +56,10 @@ def open_data(recipe: Recipe, name: str) -> Samples:
     Raises: SampleError if it is not what the recipe says.
     """
     table = recipe.data[name]
-    arguments = table.model_dump(exclude={"subset", "on_error"})
-    samples = open_samples(base=recipe.base, name=f"data.{name}", **arguments)
+    arguments = table.model_dump(exclude={"kind", "subset", "on_error"})
+    # A cache is no kind of the samples' room, which knows no caches.
+    open_kind = open_cached if table.kind == "cache" else partial(open_samples, table.kind)
+    samples = open_kind(base=recipe.base, name=f"data.{name}", **arguments)
     return subset(samples, **table.subset.model_dump()) if table.subset else samples
 
 

@@ -14,12 +14,19 @@ import torch
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
-from pipeline.experiment.networks import count_classes, open_model
+from pipeline.experiment.networks import (
+    check_lengths,
+    count_classes,
+    measure_features,
+    open_student_model,
+)
 from pipeline.models import Network, weights_digest
 from pipeline.recipe import Recipe, comparable
-from pipeline.recipe.schema import Evaluation
+from pipeline.recipe.training import Evaluation
+from pipeline.samples import tokens_of
+from pipeline.store import open_cache
 from pipeline.stream import Stream
-from pipeline.targets import check_temperature
+from pipeline.targets import check_temperature, feature_widths
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,16 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
         set_threads(training.threads)
     keep_freed_memory()
     device = pick_device(training.device)
-    data = _training_data(recipe, quiet)
     asked = {"validation": recipe.validation, "test": recipe.test}
+    torch.manual_seed(training.seed)
+    network = open_student_model(recipe, quiet=quiet).to(device)
+    modules = [loss.module for loss in recipe.losses if loss.kind == "cosine"]
+    network.tap({module: module for module in modules})
+    read = [training.data, *(table.data for table in asked.values() if table)]
+    check_lengths(recipe, network, read)
+    data = _training_data(recipe, quiet)
     held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
     _check_best_by(recipe, held_out)
-    torch.manual_seed(training.seed)
-    network = open_model(recipe, recipe.student.model, where="student.model").to(device)
     tables = ("student", "losses", "training", "validation", "test")
     settings = comparable(recipe)
     identity = {
@@ -65,6 +76,8 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     for name, joined in {"training": data, **held_out}.items():
         class_count = count_classes(network, joined.stream.samples, device, whose="student")
         _check_classes(f"{name}.data", joined, class_count)
+    if modules:
+        _check_widths(recipe, data.stream, measure_features(network, data.stream.samples, device))
     evaluations = {name: joined.stream for name, joined in held_out.items()}
     return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
 
@@ -74,7 +87,11 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     training = recipe.training
     assert training
     needs = {loss.kind for loss in recipe.losses}
-    place = recipe.cache.path if recipe.cache and "soft_targets" in needs else None
+    features = [loss.feature for loss in recipe.losses if loss.kind == "cosine"]
+    needs_cache = features or "soft_targets" in needs
+    place = recipe.cache.path if recipe.cache and needs_cache else None
+    if place is not None:
+        _check_features(recipe, feature_widths(open_cache(recipe.locate(place)).plan.fields))
     joined = join_data(
         recipe,
         training.data,
@@ -83,6 +100,8 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         batch_size=training.batch_size,
         seed=training.seed,
         window_parts=training.window_parts,
+        statistics=_statistics(recipe),
+        features=list(dict.fromkeys(features)),
     )
     _check_temperatures(recipe, joined.stream)
     if "hard_labels" in needs and joined.highest_label < 0:
@@ -92,6 +111,38 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         )
         raise RecipeError(recipe.file, [line])
     return joined
+
+
+def _statistics(recipe: Recipe) -> list[str]:
+    """Name what of the teacher's certainty the losses weigh positions by."""
+    return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
+
+
+def _check_features(recipe: Recipe, widths: Mapping[str, int]) -> None:
+    """Refuse losses of features that the cache does not keep."""
+    assert recipe.cache
+    problems = [
+        f"losses.{number}.feature: {recipe.cache.path} keeps no feature '{loss.feature}'; it has "
+        f"{', '.join(widths) or 'none'}. Name one in [[features]] and cache again"
+        for number, loss in enumerate(recipe.losses)
+        if loss.kind == "cosine" and loss.feature not in widths
+    ]
+    if problems:
+        raise RecipeError(recipe.file, problems)
+
+
+def _check_widths(recipe: Recipe, stream: Stream, own: Mapping[str, int]) -> None:
+    assert stream.cache
+    widths = feature_widths(stream.cache.plan.fields)
+    problems = [
+        f"losses.{number}.module: '{loss.module}' gives {own[loss.module]} numbers, but the "
+        f"feature '{loss.feature}' of the teacher has {widths[loss.feature]}; vectors of different "
+        "widths have no angle. Name a module of that width, or give the student the teacher's width"
+        for number, loss in enumerate(recipe.losses)
+        if loss.kind == "cosine" and own[loss.module] != widths[loss.feature]
+    ]
+    if problems:
+        raise RecipeError(recipe.file, problems)
 
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
@@ -126,8 +177,12 @@ def _check_classes(where: str, joined: Joined, class_count: int) -> None:
     """Refuse a student that does not fit its data, before anything is written."""
     stream, highest = joined.stream, joined.highest_label
     problem = None
-    if stream.spec and stream.cache and stream.spec.class_count != class_count:
-        problem = f"{stream.cache.path} holds targets over {stream.spec.class_count} classes"
+    tokens = tokens_of(stream.samples)
+    # Vocabularies are padded for speed; a student's other classes learn to get nothing.
+    may_be_wider = tokens is not None and tokens.task != "label"
+    taught = stream.spec.class_count if stream.spec else class_count
+    if stream.cache and (class_count < taught or (class_count > taught and not may_be_wider)):
+        problem = f"{stream.cache.path} holds targets over {taught} classes"
     elif highest >= class_count:
         problem = f"{stream.samples.name} has labels up to {highest}"
     if problem:

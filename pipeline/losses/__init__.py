@@ -2,17 +2,21 @@
 
 Every loss is a function of the student's logits (P, C) and one thing to match, and averages over
 positions exactly: `count` replaces the number at hand where a batch is a share of a larger one.
-To add a loss, write its function, add a line to `LOSSES`, and test what must hold.
+To add a loss, write its function, add a line to `LOSSES`, and test what must hold. A loss that is
+a `Term` as well can be computed from states and an output layer, without logits ever being whole.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from pipeline.losses.hard_labels import count_labelled, hard_labels
-from pipeline.losses.soft_targets import soft_targets
+from pipeline.losses.cosine import cosine, count_vectors, no_term
+from pipeline.losses.fused import fused_losses
+from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
+from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
+from pipeline.losses.term import Term
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,15 @@ class Loss:
     """A loss, what of a batch it needs, and how many positions of that it averages over."""
 
     function: Callable[..., Tensor]
-    needs: Literal["targets", "labels"]
-    count: Callable[[Any], Tensor | int]
+    needs: Literal["targets", "labels", "features"]
+    count: Callable[..., Tensor | int]
+    term: Callable[..., Term]
 
 
 LOSSES: dict[str, Loss] = {
-    "soft_targets": Loss(soft_targets, needs="targets", count=len),
-    "hard_labels": Loss(hard_labels, needs="labels", count=count_labelled),
+    "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
+    "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
+    "cosine": Loss(cosine, "features", count_vectors, no_term),
 }
 
-__all__ = ["LOSSES", "Loss", "hard_labels", "soft_targets"]
+__all__ = ["LOSSES", "Loss", "Term", "cosine", "fused_losses", "hard_labels", "soft_targets"]

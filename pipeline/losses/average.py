@@ -9,9 +9,16 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def average(total: Tensor, count: Tensor | float) -> Tensor:
-    """Divide by the number of positions; no positions at all give 0 with zero gradient.
+def share(count: Tensor | float) -> Tensor | float:
+    """What a position counts of so many; of none at all, whatever is finite.
 
-    Shapes: total (), count ().
+    Shapes: count (); returns ().
     """
-    return total / (count + (count == 0))
+    # A tensor of its own would be in float32, whatever it multiplies.
+    wide = count.double() if isinstance(count, Tensor) else count
+    return 1 / (wide + (wide == 0))
+
+
+def scaled(total: Tensor, factor: Tensor | float) -> Tensor:
+    """Multiply a sum by a factor of any precision, and keep its own. Shapes: all ()."""
+    return (total * factor).to(total.dtype)

@@ -1,10 +1,12 @@
 """The student's distribution against ground truth; knows nothing of teachers."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
-from pipeline.losses.average import at_least_float32, average
+from pipeline.losses.average import at_least_float32, scaled, share
+from pipeline.losses.term import Term
 
 UNLABELLED = -1
 
@@ -24,10 +26,26 @@ def hard_labels(
     total = cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
     )
-    return average(total, count_labelled(labels) if count is None else count)
+    return scaled(total, share(count_labelled(labels) if count is None else count))
 
 
-def count_labelled(labels: Tensor) -> Tensor:
+def hard_labels_term(labels: Tensor, count: Tensor | float | None = None) -> Term:
+    """Make the loss of some labels, for logits that come later. Shapes: labels (P,)."""
+
+    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        here = labels[places]
+        _check(logits, here)
+        known = here != UNLABELLED
+        at = here.clamp(min=0)[:, None]
+        log_probs = logits.log_softmax(1)
+        value = torch.where(known, -log_probs.gather(1, at)[:, 0], 0.0)
+        gradient = log_probs.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
+        return value, gradient.mul_(known[:, None])
+
+    return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
+
+
+def count_labelled(labels: Tensor, **_: object) -> Tensor:
     """Count the positions that have a label. Shapes: labels (P,); returns ()."""
     return (labels != UNLABELLED).sum()
 

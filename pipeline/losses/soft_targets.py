@@ -5,126 +5,197 @@ share of a batch in a larger one is given as `count`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import TargetError
-from pipeline.losses.average import at_least_float32, average
-from pipeline.losses.divergence import (
-    Divergence,
-    Rule,
-    diverge_bucket,
-    diverge_dense,
-    diverge_low_rank,
-)
-from pipeline.targets import Soft, Targets, check_temperature, soften
+from pipeline.losses.average import share
+from pipeline.losses.divergence import DIVERGENCES, Divergence
+from pipeline.losses.tails import FORWARD_ONLY, RULES, Rule, dense
+from pipeline.losses.term import Term, apply
+from pipeline.targets import Targets, check_temperature
+
+WEIGHTS = ("confidence", "entropy")
 
 
-def soft_targets(
+@dataclass(frozen=True)
+class Settings:
+    """How a student is compared with soft targets; `soft_targets` says what each key means."""
+
+    temperature: float = 1.0
+    tail: str | None = None
+    divergence: str = "forward_kl"
+    beta: float = 0.5
+    weigh_by: str | None = None
+
+
+# One keyword a key of the recipe, so that the recipe's table can be passed as it is.
+def soft_targets(  # noqa: PLR0913
     student_logits: Tensor,
     targets: Targets,
     *,
     temperature: float = 1.0,
     tail: str | None = None,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    weigh_by: str | None = None,
     count: Tensor | float | None = None,
 ) -> Tensor:
     """Pull the student's softened distribution towards the teacher's.
 
-    The Kullback-Leibler divergence of the student from the teacher, summed over classes, averaged
-    over positions (over `count`, if given) and scaled by temperature squared, so that gradients
-    keep their size as the temperature changes. `tail` says what stands for the left-out classes:
-    "low_rank" their shape, scaled to their exact mass, "bucket" one class with that mass, "uniform"
-    that mass spread evenly, "renormalise" nothing, the kept classes sum to 1, "none" nothing, the
-    kept classes keep their own mass. Where every class was kept, all are the same. Without `tail`
-    it is "low_rank" if the shape was kept, and "bucket" otherwise.
+    The divergence of the two, summed over classes, averaged over positions (over `count`, if given)
+    and scaled by temperature squared, so that gradients keep their size as the temperature changes.
+    A student with more classes than the teacher, as of a padded vocabulary, learns to give them
+    nothing.
 
-    Shapes: student_logits (P, C); targets of P positions; returns ().
+    `tail` says what stands for the left-out classes: "low_rank" their shape, scaled to their exact
+    mass, "sampled" draws, "bucket" one class with that mass, "uniform" that mass spread evenly,
+    "renormalise" nothing, the kept classes sum to 1, "none" nothing, the kept classes keep their
+    own mass. Where every class was kept, all are the same. None is the richest that was kept:
+    "low_rank", then "sampled", then "bucket".
+
+    `divergence` is "forward_kl", KL(teacher || student), "reverse_kl", or "jensen_shannon", with
+    `beta` as the teacher's weight in the mixture. `weigh_by` lets a position count as much as the
+    teacher's "confidence", its largest probability, or its "entropy", over log C.
+
+    Shapes: student_logits (P, C) or wider; targets of P positions; returns ().
     Units:  nats, times temperature squared.
-    Raises: TargetError if classes, positions, temperature or tail do not fit.
+    Raises: TargetError if classes, positions, temperature, tail or divergence do not fit.
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
     """
-    tail = tail or ("bucket" if targets.codes is None else "low_rank")
-    _check(student_logits, targets, tail)
-    check_temperature(temperature, has_tail=targets.tail is not None)
-    total = TAILS["bucket" if targets.tail is None else tail](student_logits, targets, temperature)
-    # Divided once, for an operation and its backward pass are a noticeable share of a small step.
-    return average(total, (len(targets) if count is None else count) / temperature**2)
-
-
-def _by(rule: Rule, logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    total: Tensor = Divergence.apply(  # type: ignore[no-untyped-call]  # torch's own
-        logits, rule, targets, temperature
-    )
-    return total
-
-
-def _bucket(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    rule = diverge_dense if targets.tail is None else diverge_bucket
-    return _by(rule, logits, targets, temperature)
-
-
-def _low_rank(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    if targets.codes is None:
+    settings = Settings(temperature, tail, divergence, beta, weigh_by)
+    term = _term(targets, count, settings)
+    shape = tuple(student_logits.shape)
+    if len(shape) != 2 or shape[0] != len(targets) or shape[1] < targets.class_count:
         raise TargetError(
-            "soft_targets: tail 'low_rank' needs a cache that kept the tail's shape; this one kept "
-            "its mass. Use tail = 'bucket', or cache with targets.tail = { kind = 'low_rank' }."
+            f"soft_targets: the student's logits have shape {shape}; these targets are "
+            f"{len(targets)} positions of {targets.class_count} classes. Give the student the "
+            "teacher's classes, and join targets by position."
         )
-    return _by(diverge_low_rank, logits, targets, temperature)
+    return apply(term, student_logits)
 
 
-def _uniform(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    soft, student, kept = _soften_both(logits, targets, temperature)
-    assert soft.log_tail is not None
-    count = student.shape[1] - kept.shape[1]
-    tail_mean = (student.sum(1) - kept.sum(1)) / count
-    of_tail = soft.log_tail.exp() * (soft.log_tail - math.log(count) - tail_mean)
-    return _divergence(soft.log_probs, kept) + of_tail.sum()
+def soft_targets_term(
+    targets: Targets, count: Tensor | float | None = None, **settings: Any
+) -> Term:
+    """Make the loss of some targets, for logits that come later.
+
+    Raises: TargetError if temperature, tail or divergence do not fit the targets.
+    """
+    return _term(targets, count, Settings(**settings))
 
 
-def _renormalise(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    soft, _, kept = _soften_both(logits, targets, temperature)
-    return _divergence(soft.log_probs.log_softmax(1), kept)
+def _term(targets: Targets, count: Tensor | float | None, chosen: Settings) -> Term:
+    check_temperature(chosen.temperature, has_tail=targets.tail is not None)
+    rule, divergence = _rule(targets, chosen), DIVERGENCES[chosen.divergence](chosen.beta)
+    weights = position_weights(targets, chosen.weigh_by)
+    count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
+
+    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        value, gradient = _compare_common(
+            rule, logits, targets[places], chosen.temperature, divergence
+        )
+        if weights is not None:
+            value, gradient = value * weights[places], gradient.mul_(weights[places, None])
+        return value, gradient
+
+    return Term(compare, share(count) * chosen.temperature**2, len(targets))
 
 
-def _none(logits: Tensor, targets: Targets, temperature: float) -> Tensor:
-    soft, _, kept = _soften_both(logits, targets, temperature)
-    return _divergence(soft.log_probs, kept)
+def count_soft(targets: Targets, *, weigh_by: str | None = None, **_: Any) -> Tensor | int:
+    """Count the positions that the loss averages over, each as much as it weighs."""
+    weights = position_weights(targets, weigh_by)
+    return len(targets) if weights is None else weights.sum()
 
 
-# Each sums over the positions of (student logits (P, C), targets, temperature).
-TAILS: dict[str, Callable[[Tensor, Targets, float], Tensor]] = {
-    "bucket": _bucket,
-    "low_rank": _low_rank,
-    "uniform": _uniform,
-    "renormalise": _renormalise,
-    "none": _none,
-}
+def position_weights(targets: Targets, weigh_by: str | None) -> Tensor | None:
+    """Weigh positions by what the teacher said of them, between 0 and 1. Shapes: returns (P,).
 
-
-def _soften_both(
-    logits: Tensor, targets: Targets, temperature: float
-) -> tuple[Soft, Tensor, Tensor]:
-    """Shapes: returns the teacher's, the student's log-probs (P, C), and those kept (P, K)."""
-    assert targets.classes is not None
-    student = (at_least_float32(logits) / temperature).log_softmax(1)
-    return soften(targets, temperature), student, student.gather(1, targets.classes)
-
-
-def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Sum p (log p - log q) over kept classes and positions. Shapes: both (P, K), log-probs."""
-    return (teacher.exp() * (teacher - student)).sum()
-
-
-def _check(student_logits: Tensor, targets: Targets, tail: str) -> None:
-    if tail not in TAILS:
+    Raises: TargetError if the targets came without their statistics.
+    """
+    if weigh_by is None:
+        return None
+    if weigh_by not in WEIGHTS:
+        raise TargetError(_unknown("weigh_by", weigh_by, WEIGHTS))
+    if weigh_by not in targets.statistics:
         raise TargetError(
-            f"soft_targets: tail {tail!r} is unknown; use one of {', '.join(sorted(TAILS))}."
+            f"soft_targets: weigh_by '{weigh_by}' needs the teacher's {weigh_by} at each position; "
+            f"these targets came without. Stream them with statistics, or leave weigh_by out."
         )
-    expected = (len(targets), targets.class_count)
-    if tuple(student_logits.shape) != expected:
+    weights = targets.statistics[weigh_by]
+    return weights / math.log(targets.class_count) if weigh_by == "entropy" else weights
+
+
+def _compare_common(
+    rule: Rule, logits: Tensor, targets: Targets, temperature: float, divergence: Divergence
+) -> tuple[Tensor, Tensor]:
+    """Compare the classes that both have; of the student's others, only their mass counts.
+
+    The divergence of distributions over all of them is that over the common ones, among
+    themselves, minus the log of the student's mass there: the teacher has all of its own there.
+    """
+    c = targets.class_count
+    if logits.shape[1] == c:
+        return rule(logits, targets, temperature, divergence)
+    value, gradient = rule(logits[:, :c], targets, temperature, divergence)
+    softened = logits / temperature
+    common, others = softened[:, :c], softened[:, c:]
+    outside = others.logsumexp(1) - common.logsumexp(1)
+    lost = outside.sigmoid()[:, None] / temperature
+    gradient = torch.cat([gradient - lost * common.softmax(1), lost * others.softmax(1)], 1)
+    return value + torch.nn.functional.softplus(outside), gradient
+
+
+def _rule(targets: Targets, chosen: Settings) -> Rule:
+    tail = chosen.tail or richest_tail(targets)
+    if tail not in RULES:
+        raise TargetError(_unknown("tail", tail, RULES))
+    if chosen.divergence not in DIVERGENCES:
+        raise TargetError(_unknown("divergence", chosen.divergence, DIVERGENCES))
+    if not 0 < chosen.beta < 1:
         raise TargetError(
-            f"soft_targets: the student's logits have shape {tuple(student_logits.shape)}; these "
-            f"targets are {expected[0]} positions of {expected[1]} classes. Give the student "
-            "the teacher's classes, and join targets by position."
+            f"soft_targets: beta {chosen.beta:g} is out of range; it must be between 0 and 1, both "
+            "left out. For either end use divergence = 'forward_kl' or 'reverse_kl'."
         )
+    if targets.tail is None:
+        return dense
+    if problem := _missing(targets, tail):
+        raise TargetError(f"soft_targets: tail '{tail}' {problem}")
+    if chosen.divergence != "forward_kl" and tail in FORWARD_ONLY:
+        raise TargetError(
+            f"soft_targets: divergence '{chosen.divergence}' is not defined with tail '{tail}': "
+            f"{FORWARD_ONLY[tail]}. Use forward_kl, or a cache with tail 'bucket' or 'low_rank'."
+        )
+    return RULES[tail]
+
+
+def richest_tail(targets: Targets) -> str:
+    """Name the tail that says most of what was left out."""
+    if targets.codes is not None:
+        return "low_rank"
+    return "bucket" if targets.drawn is None else "sampled"
+
+
+def _missing(targets: Targets, tail: str) -> str:
+    """Say what a tail needs that was not kept; nothing where it can be used."""
+    if tail == "low_rank" and targets.codes is None:
+        return (
+            "needs a cache that kept the tail's shape; this one kept its mass. Use tail = "
+            "'bucket', or cache with targets.tail = { kind = 'low_rank' }."
+        )
+    if tail == "sampled" and targets.drawn is None:
+        return (
+            "needs a cache of draws; this one has none. Use tail = 'bucket', or cache with a "
+            "selection of kind 'sampled' or 'hybrid'."
+        )
+    if tail != "sampled" and not targets.logits.shape[1]:
+        return "needs classes that were kept; this cache holds draws alone. Use tail = 'sampled'."
+    return ""
+
+
+def _unknown(key: str, value: str, allowed: Iterable[str]) -> str:
+    return f"soft_targets: {key} {value!r} is unknown; use one of {', '.join(sorted(allowed))}."

@@ -6,15 +6,20 @@ student.
 """
 
 from pipeline.models.digest import weights_digest
+from pipeline.models.initialise import copy_layers
+from pipeline.models.language import context_of, vocabulary_of
 from pipeline.models.loading import load_network
-from pipeline.models.network import Network, Output, prepare, set_precision
+from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
 from pipeline.models.pretrained import save_pretrained
 from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 
 __all__ = [
+    "BLOCK_ELEMENTS",
     "Network",
     "Output",
+    "context_of",
+    "copy_layers",
     "load_network",
     "load_weights",
     "prepare",
@@ -23,5 +28,6 @@ __all__ = [
     "save_pretrained",
     "save_reference",
     "set_precision",
+    "vocabulary_of",
     "weights_digest",
 ]

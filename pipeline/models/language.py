@@ -55,7 +55,7 @@ def ask_next_tokens(
             f"{inputs.dtype}. Give it data of kind 'text' with task = 'next_token'."
         )
     tokens, documents = _cut(inputs)[:2]
-    asked = (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+    asked = follows_another(documents)
     states = _run(model, parts, tokens, _boundaries(model, documents), where)
     return states[:, :-1][asked], asked.sum(1)
 
@@ -106,6 +106,35 @@ def _run(
 
 def _states(answer: Any) -> Any:
     return getattr(answer, "last_hidden_state", getattr(answer, "logits", answer))
+
+
+def follows_another(documents: Tensor) -> Tensor:
+    """Tell the tokens that follow another of their document. Shapes: (B, L); returns (B, L - 1)."""
+    return (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] != PADDING)
+
+
+def context_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model takes at once; None if it does not say."""
+    count = _setting(model, "max_position_embeddings", "n_positions")
+    for name, module in model.named_modules() if count else ():
+        # RoBERTa and its kin count from behind the position of padding.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx
+            return count if count is None or padding is None else count - padding - 1
+    return count
+
+
+def vocabulary_of(model: nn.Module) -> int | None:
+    """Tell how many tokens a model knows; None if it does not say."""
+    return _setting(model, "vocab_size")
+
+
+def _setting(model: nn.Module, *names: str) -> int | None:
+    """Find a count above 0 under one of its names in a model's configuration."""
+    config = getattr(model, "config", None)
+    text = getattr(config, "get_text_config", lambda: config)()
+    found = [getattr(text, name, None) for name in names]
+    return next((each for each in found if isinstance(each, int) and each > 0), None)
 
 
 def _as_they_are(logits: Tensor) -> Tensor:

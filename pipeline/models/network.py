@@ -6,7 +6,7 @@ answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from pipeline.models.features import at_positions, check_taps, read_taps
 from pipeline.models.language import Parts, ask_masked_tokens, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tasks of language models; each asks for other tokens.
 ASK = {"next_token": ask_next_tokens, "masked_token": ask_masked_tokens}
+# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
+BLOCK_ELEMENTS = 2**24
 ALLOWED_ANSWERS = (
     "a tensor of floats of shape (batch, classes), or an object or dict whose 'logits' are one"
 )
@@ -32,6 +35,8 @@ def _widened(logits: Tensor) -> Tensor:
 class Output:
     """What a network says of a batch; logits are made by `head`, all at once or in blocks.
 
+    `layer` is the head itself where that is one linear layer and no more.
+
     Shapes: states (P, d), what the head sees, or logits (P, C) already; positions (B,) int64,
         summing to P; each feature over B or P.
     """
@@ -39,6 +44,7 @@ class Output:
     states: Tensor
     positions: Tensor
     head: Callable[[Tensor], Tensor] = _widened
+    layer: nn.Linear | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -49,8 +55,15 @@ class Output:
         """Make all logits. Shapes: returns (P, C), float32 or better."""
         return self.head(self.states)
 
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        """Make the logits of `size` positions at a time. Shapes: yields (size or fewer, C)."""
+    @property
+    def class_count(self) -> int:
+        """The number of classes, for the price of one position."""
+        count: int = self.head(self.states[:1]).shape[1]
+        return count
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Make logits of some positions at a time. Shapes: yields (p, C), 64 MiB at most."""
+        size = max(1, BLOCK_ELEMENTS // self.class_count)
         for start in range(0, len(self), size):
             yield self.head(self.states[start : start + size])
 
@@ -83,22 +96,44 @@ class Network(nn.Module):
         self.task = task
         # No submodules of this one: they are the model's.
         self._parts = parts or whole(model)
+        self._taps: dict[str, str] = {}
         self.class_names = None if class_names is None else tuple(class_names)
         self.register_buffer("mean", _buffer(mean), persistent=False)
         self.register_buffer("std", _buffer(std), persistent=False)
 
+    def tap(self, modules: Mapping[str, str]) -> None:
+        """Read features from now on: `modules` has the dotted name of a module for each.
+
+        Raises: ModelError if there is no such module.
+        """
+        check_taps(self.model, modules.values(), self.where)
+        self._taps = dict(modules)
+
     def forward(self, inputs: Tensor) -> Output:
-        """Ask the model.
+        """Ask the model, and read what is tapped.
 
         Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
             inputs (B, 2, L), for "masked_token" (B, 3, L), and a position for every token that is
             asked for.
         Raises: ModelError if the answer is not (B, C) logits, or (B, L, C) for tokens.
         """
+        if not self._taps:
+            return self._answer(inputs)
+        with read_taps(self.model, self._taps.values()) as found:
+            output = self._answer(inputs)
+        features = {
+            name: at_positions(found, module, inputs, task=self.task, where=self.where)
+            for name, module in self._taps.items()
+        }
+        return replace(output, features=features)
+
+    def _answer(self, inputs: Tensor) -> Output:
         if ask := ASK.get(self.task):
             states, positions = ask(self.model, self._parts, inputs, self.where)
-            return Output(states, positions, lambda states: _widened(self._parts.head(states)))
-        logits = self._logits(self.model(self._normalise(inputs)), len(inputs))  # (B, C)
+            head = self._parts.head
+            layer = head if isinstance(head, nn.Linear) else None
+            return Output(states, positions, lambda states: _widened(head(states)), layer)
+        logits = self._logits(self._parts.body(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
         return Output(_widened(logits), positions)
 

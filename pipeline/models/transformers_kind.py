@@ -19,16 +19,21 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from pipeline.models.language import Parts, keeps_apart, whole
 from pipeline.models.network import Network
+from pipeline.models.text_labels import ask_for_labels
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+# Classifiers of text have the task "label", as those of images.
+TEXT_LABEL = "label of text"
 # Task -> what the library calls a model for it, and what we call it in messages.
 CLASSES = {
     "label": ("AutoModelForImageClassification", "an image classifier"),
+    TEXT_LABEL: ("AutoModelForSequenceClassification", "a sequence classifier"),
     "next_token": ("AutoModelForCausalLM", "a causal language model"),
     "masked_token": ("AutoModelForMaskedLM", "a masked language model"),
 }
 # How the names of a task's architectures end; all others are of the task "label".
 ENDINGS = {"next_token": ("ForCausalLM", "LMHeadModel"), "masked_token": ("ForMaskedLM",)}
+IMAGES, SEQUENCES = "ForImageClassification", "ForSequenceClassification"
 
 
 def load_transformers(
@@ -59,22 +64,29 @@ def load_transformers(
         raise ModelError(f"{where}: give either path, a saved model, or config, for a new one.")
     if path is None:
         assert config is not None
-        return _wrap(_from_config(where, config, task or "next_token"), where, task or "next_token")
+        model, task = _from_config(where, config, task or "next_token")
+        return _wrap(model, where, task)
     folder = base / path
     source = str(folder) if folder.is_dir() else path
     model, task = _load(source, f"{where}: '{path}'", task, f"looked for {folder}")
-    if task in PARTINGS:
+    if task in PARTINGS or task == TEXT_LABEL:
         return _wrap(model, where, task)
     if mean is None and std is None and folder.is_dir():
         mean, std = _read_normalisation(folder / PREPROCESSOR_FILE, where)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    return Network(model.eval(), where=where, mean=mean, std=std, class_names=names)
+    return Network(model.eval(), where=where, mean=mean, std=std, class_names=_names(model))
 
 
 def _wrap(model: Any, where: str, task: str) -> Network:
     model.eval()
-    parts = PARTINGS[task](model) if task in PARTINGS else None
-    return Network(model, where=where, task=task, parts=parts)
+    if task == TEXT_LABEL:
+        parts = ask_for_labels(model, where)
+        return Network(model, where=where, parts=parts, class_names=_names(model))
+    parted = PARTINGS[task](model) if task in PARTINGS else None
+    return Network(model, where=where, task=task, parts=parted)
+
+
+def _names(model: Any) -> list[str]:
+    return [model.config.id2label[index] for index in range(model.config.num_labels)]
 
 
 @torch.no_grad()
@@ -167,14 +179,16 @@ def _answers_alike(model: Any, parts: Parts) -> bool:
 PARTINGS = {"next_token": part_head, "masked_token": part_body}
 
 
-def _from_config(where: str, config: Mapping[str, Any], task: str) -> Any:
+def _from_config(where: str, config: Mapping[str, Any], task: str) -> tuple[Any, str]:
+    """Make a model and say what it is for."""
     import transformers
 
     settings = dict(config)
     kind = settings.pop("model_type", None)
     try:
         described = transformers.AutoConfig.for_model(kind, **settings)
-        return getattr(transformers, CLASSES[task][0]).from_config(described)
+        task = _kind_of(task, described)
+        return getattr(transformers, CLASSES[task][0]).from_config(described), task
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
             f"{where}.config: no model of transformers can be made of {dict(config)} "
@@ -185,30 +199,46 @@ def _from_config(where: str, config: Mapping[str, Any], task: str) -> Any:
 
 def _load(source: str, where: str, task: str | None, looked: str) -> tuple[Any, str]:
     """Load a model and say what it is for."""
+    kind = task or "label"
     try:
-        task = task or _task_of(source)
-        model, absent = _load_quietly(source, task)
+        kind = _task_of(source, task)
+        model, absent = _load_quietly(source, kind)
     except (OSError, ValueError) as error:
-        what = CLASSES[task or "label"][1]
         raise ModelError(
-            f"{where} cannot be loaded as {what} "
+            f"{where} cannot be loaded as {CLASSES[kind][1]} "
             f"({str(error).strip().splitlines()[0]}). "
             f"Give a folder beside the recipe ({looked}) or a hub name."
         ) from error
     if absent:
         raise ModelError(
             f"{where} has no weights for {', '.join(absent)}, which would be random. "
-            f"Give a model that was trained as {CLASSES[task][1]}."
+            f"Give a model that was trained as {CLASSES[kind][1]}."
         )
-    return model, task
+    return model, kind
 
 
-def _task_of(source: str) -> str:
+def _task_of(source: str, task: str | None) -> str:
+    """Say what a saved model is for; it was saved with the name of its class."""
     from transformers import AutoConfig
 
-    names = AutoConfig.from_pretrained(source).architectures or []
+    config = AutoConfig.from_pretrained(source)
+    names = config.architectures or []
     ended = (task for task, ends in ENDINGS.items() if any(name.endswith(ends) for name in names))
-    return next(ended, "label")
+    return _kind_of(task or next(ended, "label"), config)
+
+
+def _kind_of(task: str, config: Any) -> str:
+    """Tell classifiers of text from those of images, by their class or their kind of model."""
+    import transformers
+
+    names = config.architectures or []
+    if task != "label" or any(name.endswith(IMAGES) for name in names):
+        return task
+    if any(name.endswith(SEQUENCES) for name in names):
+        return TEXT_LABEL
+    of_images = type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    of_text = type(config) in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    return TEXT_LABEL if of_text and not of_images else task
 
 
 def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:

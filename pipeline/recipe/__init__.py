@@ -11,7 +11,7 @@ from pipeline.recipe.load import (
     require_tables,
     resolved,
 )
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.recipe import Recipe
 
 __all__ = [
     "Recipe",

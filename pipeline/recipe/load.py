@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RecipeError
 from pipeline.recipe.problems import describe, near_miss
-from pipeline.recipe.schema import Mask, Recipe
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.schema import Mask
 
 MASKED = "masked_token"
 
@@ -135,6 +136,9 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         yield f"training: needs exactly one of epochs and steps; got {given}"
     yield from _loss_problems(written)
     yield from _view_problems(written)
+    initialise = _table(_table(written, "student"), "initialise")
+    if initialise and "model" not in initialise and "teacher" not in written:
+        yield "student.initialise: needs [teacher], or a model of its own, whose layers to begin as"
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
@@ -145,8 +149,14 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
     losses = [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
     if losses and all(loss.get("weight") == 0 for loss in losses):
         yield "losses: every weight is 0, so there is nothing to learn; give one above 0"
-    if "cache" not in written and any(loss.get("kind") == "soft_targets" for loss in losses):
-        yield "losses: soft_targets needs the table [cache], which says where the targets lie"
+    for kind in ("soft_targets", "cosine"):
+        if "cache" not in written and any(loss.get("kind") == kind for loss in losses):
+            yield f"losses: {kind} needs the table [cache], which says where the targets lie"
+    listed = written.get("features")
+    features = [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
+    names = [str(each.get("name")) for each in features]
+    if len(set(names)) < len(names):
+        yield "features: a name occurs twice; every feature needs its own"
 
 
 def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:

@@ -21,6 +21,7 @@ ALLOWED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
     "string_too_short": "text of at least {min_length} character",
+    "string_pattern_mismatch": "a name that matches {pattern}",
     "greater_than_equal": "at least {ge:g}",
     "greater_than": "greater than {gt:g}",
     "less_than": "less than {lt:g}",
@@ -77,7 +78,9 @@ def _without_tags(loc: Sequence[Key], written: Any) -> Iterator[Key]:
     for step in loc:
         if isinstance(written, Mapping) and step not in written and step == written.get("kind"):
             continue
-        if step in SCALARS and not (isinstance(written, Mapping) and step in written):
+        if isinstance(step, str) and not isinstance(written, Mapping):
+            continue  # which of several things a value may be, such as a list or a name
+        if step in SCALARS and step not in written:
             continue
         yield step
         written = _child(written, step)

@@ -6,11 +6,9 @@ fast work runs, and never changes what comes out, so it is no part of what a run
 compared by.
 """
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 EXECUTION = {"comparable": False}
 LOCATION = {"comparable": False}
@@ -29,6 +27,8 @@ Positive = Annotated[int, Field(ge=1)]
 # What a model is asked: the label of a sample, the next token at every position, or those masked.
 Task = Literal["label", "next_token", "masked_token"]
 Precision = Literal["float32", "bfloat16", "float16"]
+
+
 Device = Annotated[str, Field(json_schema_extra=EXECUTION)]
 Place = Annotated[str, Field(min_length=1, json_schema_extra=LOCATION)]
 # A mark inside a union is lost, so it stands outside as well.
@@ -127,8 +127,38 @@ class TextData(Dataset):
     mask_token: str | None = None
 
 
+class HuggingFaceData(Images):
+    """A folder that `datasets` saved: text if a tokenizer is named, or else images."""
+
+    kind: Literal["huggingface"]
+    path: Place
+    split: str | None = None
+    column: str | None = None
+    label: str | None = None
+    tokenizer: OptionalPlace = None
+    length: Annotated[int, Field(ge=2)] | None = None
+    task: Task = "next_token"
+    pack: bool = False
+    end: str | None = None
+    mask_token: str | None = None
+
+
+class CachedData(Dataset):
+    """The rows of tokens that a cache of text holds: neither text nor tokenizer is needed."""
+
+    kind: Literal["cache"]
+    path: Place
+
+
 Data = Annotated[
-    ParquetData | ImagesData | ArraysData | IdxData | PythonData | TextData,
+    ParquetData
+    | ImagesData
+    | ArraysData
+    | IdxData
+    | PythonData
+    | TextData
+    | HuggingFaceData
+    | CachedData,
     Field(discriminator="kind"),
 ]
 
@@ -155,7 +185,8 @@ class RunModel(Table):
 class TransformersModel(Table):
     """Through transformers: a local folder or a hub name, or with `config` a new model.
 
-    Image classifiers, causal and masked language models; a saved model says itself which it is.
+    Image classifiers, sequence classifiers, causal and masked language models; a saved model says
+    itself which it is.
     """
 
     kind: Literal["transformers"]
@@ -190,6 +221,40 @@ class TopK(Table):
 
     kind: Literal["top_k"]
     k: Positive
+
+
+class TopP(Table):
+    """Keep the fewest classes that reach the mass p, `k_min` to `k_max` of them."""
+
+    kind: Literal["top_p"]
+    p: Annotated[float, Field(gt=0, lt=1)]
+    k_max: Positive
+    k_min: Positive = 1
+
+
+class Sampled(Table):
+    """Keep classes drawn from the teacher's distribution, with replacement: unbiased."""
+
+    kind: Literal["sampled"]
+    draws: Positive
+    proposal_temperature: Annotated[float, Field(ge=1)] = 1.0
+    seed: Seed = 0
+
+
+class Hybrid(Table):
+    """Keep the k most probable classes, and draws from the others."""
+
+    kind: Literal["hybrid"]
+    k: Positive
+    draws: Positive
+    proposal_temperature: Annotated[float, Field(ge=1)] = 1.0
+    seed: Seed = 0
+
+
+Selection = Annotated[
+    AllClasses | TopK | TopP | Sampled | Hybrid,
+    Field(discriminator="kind"),
+]
 
 
 class Bucket(Table):
@@ -233,9 +298,17 @@ class Views(Table):
 class Targets(Table):
     """What is kept of an answer; `temperatures` are those at which the tail must be exact."""
 
-    selection: Annotated[AllClasses | TopK, Field(discriminator="kind")]
+    selection: Selection
     tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] = Bucket(kind="bucket")
     temperatures: Temperatures = ()
+
+
+class Feature(Table):
+    """An inner tensor of the teacher that is cached: what one of its modules answers."""
+
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+    module: str
+    dtype: Literal["float16", "float32"] = "float16"
 
 
 class Cache(Table):
@@ -248,10 +321,35 @@ class Cache(Table):
     rows_per_part: Positive = 8192
 
 
+def _list_or_rule(layers: object) -> str:
+    return "list" if isinstance(layers, list | tuple) else "rule"
+
+
+Layers = Annotated[
+    Annotated[Literal["every_other", "first", "last", "spread"], Tag("rule")]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1), Tag("list")
+    ],
+    Discriminator(_list_or_rule),
+]
+
+
+class Initialise(Table):
+    """Layers of a model that a student begins as; without `model` they are the teacher's.
+
+    `stack` names the list of layers, where a model has several.
+    """
+
+    layers: Layers
+    model: Model | None = None
+    stack: str | None = None
+
+
 class Student(Table):
     """The network that learns."""
 
     model: Model
+    initialise: Initialise | None = None
 
 
 class SoftTargets(Table):
@@ -260,7 +358,10 @@ class SoftTargets(Table):
     kind: Literal["soft_targets"]
     weight: Annotated[float, Field(ge=0)]
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    tail: Literal["bucket", "low_rank", "renormalise", "uniform", "none"] | None = None
+    tail: Literal["bucket", "low_rank", "sampled", "renormalise", "uniform", "none"] | None = None
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    weigh_by: Literal["confidence", "entropy"] | None = None
 
 
 class HardLabels(Table):
@@ -270,93 +371,13 @@ class HardLabels(Table):
     weight: Annotated[float, Field(ge=0)]
 
 
-Loss = Annotated[SoftTargets | HardLabels, Field(discriminator="kind")]
+class Cosine(Table):
+    """The angle between a feature of the teacher and what a module of the student answers."""
+
+    kind: Literal["cosine"]
+    weight: Annotated[float, Field(ge=0)]
+    feature: str
+    module: str
 
 
-class Training(Table):
-    """How the student is optimised; exactly one of `epochs` and `steps`."""
-
-    data: str = "train"
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    batch_size: Positive = 128
-    accumulate: Positive = 1
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Seed = 0
-    window_parts: Positive = 8
-    evaluate_every: Positive | None = None
-    patience: Positive | None = None
-    checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
-    log_every: Annotated[Positive, Field(json_schema_extra=EXECUTION)] = 10
-    device: Device = "auto"
-    threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
-
-
-class Evaluation(Table):
-    """Held-out data; with a cache of it, the student is compared with the teacher as well."""
-
-    data: str
-    cache: OptionalPlace = None
-    batch_size: Positive = 512
-
-
-class Validation(Evaluation):
-    """Evaluated while training; `best_by` chooses the checkpoint that is kept."""
-
-    data: str = "validation"
-    best_by: Literal["accuracy", "nll", "teacher_kl"] = "accuracy"
-
-
-class Test(Evaluation):
-    """Evaluated once, with the best checkpoint, at the end."""
-
-    data: str = "test"
-
-
-class Run(Table):
-    """Where a run's metrics and checkpoints go."""
-
-    path: Place
-
-
-class Recipe(Table):
-    """One experiment; every stage reads its own tables of it."""
-
-    name: str = Field(min_length=1)
-    data: dict[str, Data] = {}
-    views: Views | None = None
-    teacher: Teacher | None = None
-    targets: Targets | None = None
-    cache: Cache | None = None
-    student: Student | None = None
-    losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
-    training: Training | None = None
-    validation: Validation | None = None
-    test: Test | None = None
-    run: Run | None = None
-
-    _path: Path = PrivateAttr(default=Path("recipe.toml"))
-
-    @property
-    def base(self) -> Path:
-        """The folder that relative paths of the recipe start from."""
-        return self._path.parent
-
-    @property
-    def file(self) -> str:
-        """How messages name the recipe."""
-        return self._path.name
-
-    def locate(self, place: str) -> Path:
-        """Turn a path of the recipe into one of this process, as short as it can be said."""
-        path = self.base / place
-        short = Path(os.path.normpath(path))
-        # "a/../b" is not "b" where a is a symbolic link.
-        return short if os.path.realpath(short) == os.path.realpath(path) else path
+Loss = Annotated[SoftTargets | HardLabels | Cosine, Field(discriminator="kind")]

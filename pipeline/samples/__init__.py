@@ -15,7 +15,8 @@ from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
-from pipeline.samples.text.tokens import Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.text.tokens import Maskable, Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.views.masks import unmask
 from pipeline.samples.views.views import (
     Viewed,
     Views,
@@ -30,6 +31,7 @@ __all__ = [
     "ContentLog",
     "IdIndex",
     "Locator",
+    "Maskable",
     "Positions",
     "SampleBatch",
     "Samples",
@@ -50,6 +52,7 @@ __all__ = [
     "scan_samples",
     "subset",
     "tokens_of",
+    "unmask",
     "views_of",
     "without",
 ]

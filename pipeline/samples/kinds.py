@@ -27,6 +27,7 @@ from pipeline.samples.batch import (
 )
 from pipeline.samples.images import open_images
 from pipeline.samples.parquet import open_parquet
+from pipeline.samples.tables.huggingface import open_huggingface
 from pipeline.samples.text.rows import open_text
 
 # A user's dataset need not be safe to call from several threads at once.
@@ -118,6 +119,7 @@ def open_python(
 
 KINDS: dict[str, Callable[..., Samples]] = {
     "arrays": open_arrays,
+    "huggingface": open_huggingface,
     "idx": open_idx,
     "images": open_images,
     "parquet": open_parquet,

@@ -7,10 +7,9 @@ the recipe names them.
 
 import glob
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pipeline.factories import did_you_mean
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices, name_some
 from pipeline.samples.columns import Decoder, choose_decoder
 from pipeline.samples.images import image_options
+from pipeline.samples.tables.groups import Groups, HeldRowGroups
 
 # Two row groups of a writer's usual 32 MiB; a larger single row group is held alone.
 HELD_BYTES = 64 * 2**20
@@ -60,41 +60,6 @@ class RowGroups:
         return table.combine_chunks()
 
 
-class HeldRowGroups:
-    """The row groups used last, up to a number of bytes; safe to use from several threads."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-        self._largest_bytes = 0
-        self._tables: OrderedDict[tuple[int, tuple[str, ...]], Any] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process empty."""
-        return HeldRowGroups, (self.limit_bytes,)
-
-    def get(self, groups: RowGroups, group: int, columns: tuple[str, ...]) -> Any:
-        """Give a row group's columns, read anew if they are not held."""
-        # Locked while reading, so that two threads never decode the same row group twice.
-        with self._lock:
-            key = (group, columns)
-            if key not in self._tables:
-                # Room is made first, so that the peak is the limit and not a row group more.
-                self._release(self.limit_bytes - self._largest_bytes)
-                table = groups.load(group, columns)
-                self._largest_bytes = max(self._largest_bytes, table.nbytes)
-                self._release(self.limit_bytes - table.nbytes)
-                self._tables[key] = table
-                self.held_bytes += table.nbytes
-            self._tables.move_to_end(key)
-            return self._tables[key]
-
-    def _release(self, allowed_bytes: int) -> None:
-        while self._tables and self.held_bytes > allowed_bytes:
-            self.held_bytes -= self._tables.popitem(last=False)[1].nbytes
-
-
 @dataclass(frozen=True)
 class ParquetSamples:
     """Samples that are rows of Parquet files.
@@ -104,7 +69,7 @@ class ParquetSamples:
 
     name: str
     class_names: tuple[str, ...] | None
-    groups: RowGroups
+    groups: Groups
     chosen: NDArray[np.int64] | None
     columns: dict[str, str]
     decode: Decoder
@@ -211,21 +176,47 @@ def open_parquet(  # noqa: PLR0913
         a text label is not among `class_names`, or the filter leaves nothing.
     """
     groups, schema = _open_files(name, base, path)
-    columns = {"input": input, "id": id, "label": label}
+    options = image_options(name, size, mode, fit)
+    return open_table(
+        name,
+        groups,
+        schema,
+        columns={"input": input, "id": id, "label": label},
+        choose=partial(choose_decoder, shape=shape, dtype=dtype, options=options),
+        filter=filter,
+        class_names=class_names,
+    )
+
+
+def open_table(
+    name: str,
+    groups: Groups,
+    schema: Any,
+    *,
+    columns: Mapping[str, str | None],
+    choose: Callable[[str, Any], Decoder],
+    filter: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ParquetSamples:
+    """Make samples of the rows of any groups; `columns` names those of input, id and label.
+
+    `choose` chooses how a column of some Arrow type becomes inputs.
+
+    Raises: SampleError as `open_parquet` does.
+    """
     named = {role: column for role, column in columns.items() if column is not None}
     for role, column in [*named.items(), *((f"filter.{key}", key) for key in filter or {})]:
         _check_column(f"{name}.{role}", column, schema)
-    options = image_options(name, size, mode, fit)
     samples = ParquetSamples(
         name=name,
         class_names=tuple(class_names) if class_names else None,
         groups=groups,
         chosen=_choose_rows(name, groups, filter) if filter else None,
         columns=named,
-        decode=choose_decoder(f"{name}.input", schema.field(input).type, shape, dtype, options),
+        decode=choose(f"{name}.input", schema.field(named["input"]).type),
     )
-    if label is not None:
-        _check_labels(samples, schema.field(label).type)
+    if "label" in named:
+        _check_labels(samples, schema.field(named["label"]).type)
     return samples
 
 
@@ -274,7 +265,7 @@ def _check_column(where: str, column: str, schema: Any) -> None:
         raise SampleError(f"{where}: there is no column {column!r}{near or ';'} there are {known}")
 
 
-def _choose_rows(name: str, groups: RowGroups, wanted: Mapping[str, Any]) -> NDArray[np.int64]:
+def _choose_rows(name: str, groups: Groups, wanted: Mapping[str, Any]) -> NDArray[np.int64]:
     """Find the rows whose columns equal the wanted values, a row group at a time."""
     columns = tuple(wanted)
     chosen = [np.empty(0, dtype=np.int64)]

@@ -8,7 +8,7 @@ read from it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
 
@@ -26,13 +26,24 @@ from pipeline.samples import (
     check_samples,
     positions_of,
     replay_views,
+    tokens_of,
     views_of,
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
-from pipeline.targets import Targets, TargetSpec, decode, decode_basis, target_fields
+from pipeline.targets import (
+    STATISTICS,
+    Targets,
+    TargetSpec,
+    decode,
+    decode_basis,
+    decode_feature,
+    feature_field,
+    target_fields,
+)
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -53,13 +64,15 @@ class Batch:
     """Samples with what the teacher said of them.
 
     Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
-    B rows, or None where there is no cache. An image has one position, a text one a token.
+    B rows, or None where there is no cache; each feature (P, d). An image has one position, a text
+    one a token.
     """
 
     ids: list[str]
     inputs: Tensor
     labels: Tensor
     targets: Targets | None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 # An epoch, the number of a batch in it, and the batch.
@@ -77,13 +90,18 @@ class Stream(IterableDataset[Batch]):
     A cache says in which views its samples were seen, and they are shown in these. Without a cache
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
+    `statistics` names those of each position that targets are to come with.
+
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
     content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
     CorruptPart, when read, if a
     file of the cache is damaged. `check=False` trusts both.
+
+    `features` names those of the cache that are read as well.
     """
 
-    def __init__(
+    # Each keyword is one choice of a training loop's, and all but two have a default.
+    def __init__(  # noqa: PLR0913
         self,
         samples: Samples,
         cache: Cache | None = None,
@@ -91,6 +109,8 @@ class Stream(IterableDataset[Batch]):
         batch_size: int,
         seed: int | None = 0,
         window_parts: int = 8,
+        statistics: Sequence[str] = (),
+        features: Sequence[str] = (),
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -101,7 +121,9 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
-        self._fields = _names(self.spec) if self.spec else []
+        self._features = tuple(features) if cache else ()
+        self._fields = _names(self.spec, statistics) if self.spec else []
+        self._fields += [feature_field(name) for name in self._features]
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -205,12 +227,14 @@ class Stream(IterableDataset[Batch]):
         read = self.samples.read(np.concatenate([indices for indices, _, _ in held]))
         read = self.views.show(read, numbers)
         labels = positions_of(self.samples, read).labels
-        targets = None
+        targets, features = None, dict[str, Tensor]()
         if self.spec is not None:
-            targets = decode(
-                self.spec, _concatenate([fields for _, _, fields in held]), self._basis
-            )
-        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets)
+            fields = _concatenate([fields for _, _, fields in held])
+            targets = decode(self.spec, fields, self._basis)
+            features = {
+                name: decode_feature(fields[feature_field(name)]) for name in self._features
+            }
+        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 
 
 def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
@@ -220,7 +244,11 @@ def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
 
 
 def _views(cache: Cache, samples: Samples) -> Views:
-    return replay_views(samples, cache.plan.about.get("views"), where=str(cache.path))
+    settings, tokens = cache.plan.about.get("views"), tokens_of(samples)
+    counts = None
+    if settings and tokens:
+        counts = decode_token_counts(cache.read_shared(), tokens.vocabulary)
+    return replay_views(samples, settings, counts, where=str(cache.path))
 
 
 def _concatenate(gathered: Sequence[Fields]) -> Fields:
@@ -240,9 +268,7 @@ def _spec(cache: Cache) -> TargetSpec:
     return TargetSpec.from_json(cache.plan.about["targets"])
 
 
-def _names(spec: TargetSpec) -> list[str]:
-    """The fields that targets are decoded from; a student does not need the statistics."""
-    return [field.name for field in target_fields(spec) if field.name in DECODED]
-
-
-DECODED = frozenset({"classes", "logits", "tail", "codes"})
+def _names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:
+    """The fields that targets are decoded from; of the statistics only those asked for."""
+    unread = set(STATISTICS) - set(statistics)
+    return [field.name for field in target_fields(spec) if field.name not in unread]

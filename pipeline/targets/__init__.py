@@ -4,8 +4,16 @@
 `soften` gives the distribution at a temperature. A selection is one function beside `select_top_k`.
 """
 
+from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
-from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
+from pipeline.targets.features import (
+    decode_feature,
+    encode_features,
+    feature_field,
+    feature_fields,
+    feature_widths,
+)
+from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.soften import (
     Soft,
@@ -15,12 +23,15 @@ from pipeline.targets.soften import (
     low_rank_logits,
     soften,
     tail_mass,
+    uniform_logits,
+    weigh_draws,
 )
 from pipeline.targets.spec import TargetSpec, basis_fields, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
 __all__ = [
     "DEFAULT_NODES",
+    "STATISTICS",
     "Basis",
     "Soft",
     "TargetSpec",
@@ -29,8 +40,13 @@ __all__ = [
     "check_temperature",
     "decode",
     "decode_basis",
+    "decode_feature",
     "encode",
     "encode_basis",
+    "encode_features",
+    "feature_field",
+    "feature_fields",
+    "feature_widths",
     "find_bad_positions",
     "fit_basis",
     "kept_mass",
@@ -41,4 +57,7 @@ __all__ = [
     "tail_mass",
     "tail_weights",
     "target_fields",
+    "uniform_logits",
+    "uniforms",
+    "weigh_draws",
 ]

@@ -4,16 +4,22 @@ Works position by position, in blocks that fit a processor's cache, on the devic
 Knows neither which sample a position belongs to nor where the arrays go.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import TargetError
+from pipeline.targets.compact import pack_tail
+from pipeline.targets.draws import draw_classes
 from pipeline.targets.low_rank import Basis, encode_codes
-from pipeline.targets.selection import select_top_k
-from pipeline.targets.spec import TargetSpec, class_dtype
+from pipeline.targets.selection import count_top_p, select_top_k
+from pipeline.targets.spec import TargetSpec, target_fields
 from pipeline.targets.tail import measure_tail, power_sums
+
+Arrays = dict[str, NDArray[np.generic]]
 
 # The lowest float16. A class this far below the best one has no mass at any useful temperature.
 LOWEST_LOGIT = -65504.0
@@ -22,26 +28,48 @@ BLOCK_ELEMENTS = {"cpu": 2**18}
 BLOCK_ELEMENTS_ELSEWHERE = 2**26
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """What is kept of a block, and how many classes are not.
+
+    Shapes: classes and logits (P, K), left_out () or (P, 1), count (P, 1).
+    """
+
+    classes: Tensor
+    logits: Tensor
+    left_out: Tensor
+    count: Tensor | None = None
+
+
 def encode(
-    spec: TargetSpec, logits: Tensor, basis: Basis | None = None
-) -> dict[str, NDArray[np.generic]]:
+    spec: TargetSpec,
+    logits: Tensor,
+    basis: Basis | None = None,
+    numbers: NDArray[np.float64] | None = None,
+) -> Arrays:
     """Keep of every position what the spec says; computed in float32 or better.
 
-    A low-rank tail is measured along `basis`.
+    A low-rank tail is measured along `basis`; draws are made by `numbers`, of `uniforms`.
 
-    Shapes: logits (P, C) of any floating dtype; returns the arrays of `target_fields`, (P, ...).
+    Shapes: logits (P, C) of any floating dtype, numbers (P, D); returns the arrays of
+        `target_fields`, (P, ...).
     Raises: TargetError if the classes are not the spec's, or if a logit is not finite.
     """
     _check(spec, logits)
     elements = BLOCK_ELEMENTS.get(logits.device.type, BLOCK_ELEMENTS_ELSEWHERE)
     size = max(1, elements // spec.class_count)
-    encode_block = _encode_all if spec.kind == "all" else _encode_top_k
     with torch.no_grad():
-        blocks = [
-            encode_block(spec, logits[start : start + size])
-            for start in range(0, max(1, len(logits)), size)
-        ]
-        arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        blocks = []
+        for start in range(0, max(1, len(logits)), size):
+            cut = slice(start, start + size)
+            drawn = None if numbers is None else torch.from_numpy(numbers[cut])
+            blocks.append(_encode_block(spec, logits[cut], drawn))
+        tensors = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        arrays = {
+            field.name: tensors[field.name].cpu().numpy().astype(field.dtype)
+            for field in target_fields(spec)
+            if field.name in tensors
+        }
         if spec.rank:
             assert basis is not None
             arrays["codes"] = encode_codes(basis, logits)
@@ -78,6 +106,32 @@ def _check(spec: TargetSpec, logits: Tensor) -> None:
     )
 
 
+def _encode_block(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> dict[str, Tensor]:
+    """Give the fields of a block, not yet in their own dtype."""
+    relative = _relative(block)
+    if spec.kind == "all":
+        return {"logits": relative.half(), **_statistics_of_all(relative)}
+    cut = _cut(spec, block, relative)
+    rounded = cut.logits.half()
+    fields = {"classes": cut.classes, "logits": rounded}
+    total, moment = _sum_powers(cut.logits)  # (P,)
+    best = cut.logits[:, :0]
+    if spec.has_tail:
+        tail, best = measure_tail(relative, cut.classes, spec.nodes, cut.left_out)
+        mass = tail[:, 0].exp()
+        total, moment = total + mass, moment + mass * tail[:, -1]
+        fields["tail"] = _tail(spec, tail, cut.logits, rounded)
+    if cut.count is not None:
+        fields["count"] = cut.count[:, 0]
+    if numbers is not None:
+        drawn = draw_classes(relative, cut.classes, 1 / spec.proposal_temperature, numbers)
+        fields |= {"drawn": drawn, "drawn_logits": relative.gather(1, drawn).half()}
+    if spec.kind == "sampled":
+        fields["top"] = select_top_k(block, 1)[:, 0]
+    runner_up = _runner_up(relative, cut.logits, best)
+    return fields | _statistics(total, moment / total, runner_up.double())
+
+
 def _relative(block: Tensor) -> Tensor:
     """Subtract each position's largest logit, in float32: at most 0, at least LOWEST_LOGIT."""
     logits = block if block.dtype == torch.float64 else block.float()
@@ -85,59 +139,58 @@ def _relative(block: Tensor) -> Tensor:
     return (logits - highest).clamp_(min=LOWEST_LOGIT).float()
 
 
-def _encode_all(spec: TargetSpec, block: Tensor) -> dict[str, NDArray[np.generic]]:
-    relative = _relative(block)
-    powers = relative.exp()
-    total = powers.sum(1)
-    expected = (powers * relative).sum(1) / total
-    runner_up = relative.topk(min(2, spec.class_count), dim=1).values[:, 1:]
-    return {
-        "logits": _to_numpy(relative, "float16"),
-        **_statistics(total.double(), expected.double(), runner_up.double()),
-    }
-
-
-def _encode_top_k(spec: TargetSpec, block: Tensor) -> dict[str, NDArray[np.generic]]:
-    relative = _relative(block)
+def _cut(spec: TargetSpec, block: Tensor, relative: Tensor) -> _Cut:
+    if not spec.k:
+        nothing = relative[:, :0]
+        return _Cut(nothing.long(), nothing.double(), torch.tensor(float(spec.class_count)))
     classes = select_top_k(block, spec.k)
-    kept = relative.gather(1, classes).double()
-    rounded = kept.to(torch.float16)
-    powers = kept.exp()
-    total, moment, runner_up = powers.sum(1), (powers * kept).sum(1), kept[:, 1:2]
-    arrays = {
-        "classes": _to_numpy(classes, class_dtype(spec.class_count)),
-        "logits": _to_numpy(rounded, "float16"),
-    }
-    if spec.has_tail:
-        tail, best = measure_tail(relative, classes, spec.nodes)
-        mass = tail[:, 0].exp()
-        total, moment = total + mass, moment + mass * tail[:, -1]
-        runner_up = best if spec.k == 1 else runner_up
-        shift = _log_sums(rounded.double(), spec.nodes) - _log_sums(kept, spec.nodes)  # (P, nodes)
-        tail[:, : len(spec.nodes)] += shift
-        arrays["tail"] = _to_numpy(tail, "float32")
-    return arrays | _statistics(total, moment / total, runner_up)
+    kept = relative.gather(1, classes).double()  # (P, K)
+    if spec.kind != "top_p":
+        return _Cut(classes, kept, torch.tensor(float(spec.class_count - spec.k)))
+    count = count_top_p(relative, classes, spec.p, spec.k_min)
+    spare = torch.arange(spec.k, device=count.device) >= count
+    # A spare place repeats the first class, with no mass at any temperature.
+    classes = torch.where(spare, classes[:, :1], classes)
+    return _Cut(classes, kept.masked_fill_(spare, LOWEST_LOGIT), spec.class_count - count, count)
 
 
-def _log_sums(kept: Tensor, nodes: tuple[float, ...]) -> Tensor:
-    """Compute log S(b) at each node. Shapes: kept (P, K), 0 at most; returns (P, nodes)."""
-    return power_sums(kept, nodes)[0].log()
+def _tail(spec: TargetSpec, tail: Tensor, kept: Tensor, rounded: Tensor) -> Tensor:
+    """Take from the tail what rounding took from the kept classes, so that its mass is right."""
+    nodes = spec.nodes
+    if spec.k:
+        shift = power_sums(rounded.double(), nodes)[0].log() - power_sums(kept, nodes)[0].log()
+        tail[:, : len(nodes)] += shift
+    return pack_tail(tail, rounded, nodes) if spec.is_compact else tail
 
 
-def _statistics(
-    total: Tensor, expected: Tensor, runner_up: Tensor
-) -> dict[str, NDArray[np.generic]]:
+def _sum_powers(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum e^x and x e^x. Shapes: logits (P, K); returns (P,) twice."""
+    powers = logits.exp()
+    return powers.sum(1), (powers * logits).sum(1)
+
+
+def _runner_up(relative: Tensor, kept: Tensor, best: Tensor) -> Tensor:
+    """Find the second largest logit. Shapes: best (P, 1), left out, or (P, 0); returns alike."""
+    if not kept.shape[1]:
+        return relative.topk(min(2, relative.shape[1]), dim=1).values[:, 1:]
+    others = torch.cat([kept[:, 1:2], best], 1)
+    return others.amax(1, keepdim=True) if others.shape[1] else others
+
+
+def _statistics_of_all(relative: Tensor) -> dict[str, Tensor]:
+    total, moment = _sum_powers(relative)
+    runner_up = relative.topk(min(2, relative.shape[1]), dim=1).values[:, 1:]
+    return _statistics(total.double(), (moment / total).double(), runner_up.double())
+
+
+def _statistics(total: Tensor, expected: Tensor, runner_up: Tensor) -> dict[str, Tensor]:
     """Describe the full distribution. Shapes: total and expected (P,), runner_up (P, 1) or (P, 0).
 
     `total` is the sum of exp over relative logits, `expected` their mean under the distribution.
     """
     second = runner_up.exp().sum(1)  # nothing where there is one class only
     return {
-        "entropy": _to_numpy((total.log() - expected).clamp_(min=0.0), "float32"),
-        "confidence": _to_numpy(1 / total, "float32"),
-        "margin": _to_numpy((1 - second) / total, "float32"),
+        "entropy": (total.log() - expected).clamp_(min=0.0),
+        "confidence": 1 / total,
+        "margin": (1 - second) / total,
     }
-
-
-def _to_numpy(values: Tensor, dtype: str) -> NDArray[np.generic]:
-    return values.cpu().numpy().astype(dtype)

@@ -4,13 +4,15 @@ Knows the fields' meaning, not the files they came from, and not what a loss mak
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.targets.compact import unpack_tail
 from pipeline.targets.low_rank import Basis, decode_codes
 from pipeline.targets.spec import TargetSpec
 
@@ -21,10 +23,13 @@ class Targets:
 
     `classes` is None where all classes were kept, in class order; `tail` is None where none was
     left out. The tail holds K at each node, then K'(0) and K'(1); where its shape was kept, `codes`
-    are steps along the vectors of `basis`.
+    are steps along the vectors of `basis`. Where the number of kept classes varies, `count` says
+    how many there are; what follows repeats the first class, without mass. `drawn` were drawn
+    from the tail, with replacement, at `proposal_temperature`; where nothing else was kept, `top`
+    is the teacher's first choice. `statistics` are those that were asked for.
 
     Shapes: logits (P, K), relative to each position's largest; classes (P, K), int64; tail (P, M);
-        codes (P, r).
+        codes (P, r); drawn and drawn_logits (P, D); count, top and statistics (P,).
     """
 
     class_count: int
@@ -34,6 +39,12 @@ class Targets:
     nodes: tuple[float, ...] = ()
     codes: Tensor | None = None
     basis: Basis | None = None
+    count: Tensor | None = None
+    drawn: Tensor | None = None
+    drawn_logits: Tensor | None = None
+    proposal_temperature: float = 1.0
+    top: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -49,21 +60,41 @@ class Targets:
         return replace(moved, basis=self.basis.to(device)) if self.basis else moved
 
     @property
-    def left_out_count(self) -> int:
+    def left_out_count(self) -> int | Tensor:
+        """How many classes were left out; (P,) where that varies."""
+        if self.count is not None:
+            return self.class_count - self.count
         return self.class_count - self.logits.shape[1]
+
+    @property
+    def is_spare(self) -> Tensor | None:
+        """Mark the places that hold no class of their own. Shapes: (P, K), or None."""
+        if self.count is None:
+            return None
+        places = torch.arange(self.logits.shape[1], device=self.count.device)
+        return places >= self.count[:, None]
 
     def top_classes(self) -> Tensor:
         """Name the teacher's first choice. Shapes: returns (P,), int64."""
+        if self.top is not None:
+            return self.top
         return self.logits.argmax(1) if self.classes is None else self.classes[:, 0]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
-        return replace(
-            self,
-            logits=change(self.logits),
-            classes=None if self.classes is None else change(self.classes),
-            tail=None if self.tail is None else change(self.tail),
-            codes=None if self.codes is None else change(self.codes),
-        )
+        changed: dict[str, Any] = {
+            name: change(value)
+            for name in _OVER_POSITIONS
+            if (value := getattr(self, name)) is not None
+        }
+        statistics = {name: change(value) for name, value in self.statistics.items()}
+        return replace(self, **changed, statistics=statistics)
+
+
+_OVER_POSITIONS = (
+    *("logits", "classes", "tail", "codes"),
+    *("count", "drawn", "drawn_logits", "top"),
+)
+STATISTICS = ("entropy", "confidence", "margin")
 
 
 def decode(
@@ -73,24 +104,41 @@ def decode(
 
     Without the basis of a low-rank tail its mass is all that is known of it.
 
-    Shapes: arrays of `target_fields`, (P, ...); statistics, if there, are not needed.
+    Shapes: arrays of `target_fields`, (P, ...); statistics need not be there.
     """
+    nothing = np.empty((len(next(iter(arrays.values()))), 0), np.float16)
+    logits = _tensor(arrays.get("logits", nothing)).float()
     return Targets(
         class_count=spec.class_count,
-        logits=_tensor(arrays["logits"]).float(),
-        classes=torch.from_numpy(arrays["classes"].astype(np.int64))
-        if spec.kind == "top_k"
-        else None,
-        tail=_tensor(arrays["tail"]) if spec.has_tail else None,
+        logits=logits,
+        classes=None if spec.kind == "all" else _whole(arrays.get("classes", nothing)),
+        tail=_tail(spec, arrays["tail"], logits) if spec.has_tail else None,
         nodes=spec.nodes if spec.has_tail else (),
         codes=decode_codes(arrays["codes"], spec.rank) if basis else None,
         basis=basis,
+        count=_whole(arrays["count"]) if "count" in arrays else None,
+        drawn=_whole(arrays["drawn"]) if spec.draws else None,
+        drawn_logits=_tensor(arrays["drawn_logits"]).float() if spec.draws else None,
+        proposal_temperature=spec.proposal_temperature,
+        top=_whole(arrays["top"]) if "top" in arrays else None,
+        statistics={name: _tensor(arrays[name]).float() for name in STATISTICS if name in arrays},
     )
+
+
+def _tail(spec: TargetSpec, array: NDArray[np.generic], logits: Tensor) -> Tensor:
+    tail = _tensor(array)
+    # Of 16 bits only in caches that say so by the dtype; older ones hold float32.
+    return unpack_tail(tail, logits, spec.nodes) if tail.dtype == torch.int16 else tail
+
+
+def _whole(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def decode_basis(arrays: Mapping[str, NDArray[np.generic]]) -> Basis:
     """Read a basis back. Shapes: arrays of `basis_fields`, (C, ...)."""
-    return Basis(**{name: _tensor(array).float() for name, array in arrays.items()})
+    names = [each.name for each in fields(Basis)]
+    return Basis(**{name: _tensor(arrays[name]).float() for name in names})
 
 
 def encode_basis(basis: Basis) -> dict[str, NDArray[np.generic]]:

@@ -29,6 +29,17 @@ def select_top_k(logits: Tensor, k: int) -> Tensor:
     return classes.gather(1, order)  # (P, K)
 
 
+def count_top_p(relative: Tensor, classes: Tensor, p: float, k_min: int) -> Tensor:
+    """Count the fewest of the largest classes that reach the mass p, if they can.
+
+    Shapes: relative (P, C), classes (P, K), by descending logit; returns (P, 1), k_min to K.
+    """
+    total = relative.logsumexp(1, keepdim=True)
+    reached = (relative.gather(1, classes) - total).double().exp().cumsum(1)  # (P, K)
+    short = (reached[:, :-1] < p).sum(1, keepdim=True)
+    return (short + 1).clamp(min=k_min)
+
+
 def _settle_boundary(logits: Tensor, values: Tensor, classes: Tensor) -> Tensor:
     """Among the classes as large as the last kept one, keep the smallest.
 

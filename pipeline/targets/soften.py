@@ -62,7 +62,10 @@ def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
     known, stored = tail_weights(targets.nodes, temperature)
     # Not a matrix product: autocast would take that in bfloat16.
     log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)
-    return log_tail.add_(known * math.log(targets.left_out_count))
+    left_out = targets.left_out_count
+    if isinstance(left_out, Tensor):
+        return log_tail.add_(left_out.log(), alpha=known)
+    return log_tail.add_(known * math.log(left_out))
 
 
 def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
@@ -78,9 +81,44 @@ def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
     assert targets.classes is not None
     logits = shape_logits(targets.basis, targets.codes).div_(temperature)
     logits.scatter_(1, targets.classes, -math.inf)
+    logits.add_((log_tail_sum(targets, temperature) - logits.logsumexp(1))[:, None])
+    return logits.scatter_(1, targets.classes, _at_their_places(targets) / temperature)
+
+
+def uniform_logits(targets: Targets, temperature: float) -> Tensor:
+    """Spread the tail's mass evenly, as `low_rank_logits` gives it a shape. Shapes: (P, C)."""
+    assert targets.classes is not None
+    left_out = torch.as_tensor(targets.left_out_count, dtype=torch.float64)
     log_tail = log_tail_sum(targets, temperature)
-    logits.add_((log_tail - logits.logsumexp(1))[:, None])
-    return logits.scatter_(1, targets.classes, targets.logits / temperature)
+    each = log_tail - left_out.log().to(log_tail.dtype)
+    logits = each[:, None].repeat(1, targets.class_count)
+    return logits.scatter_(1, targets.classes, (_at_their_places(targets) / temperature).to(each))
+
+
+def _at_their_places(targets: Targets) -> Tensor:
+    """Give spare places the logit of the class that they repeat. Shapes: returns (P, K)."""
+    spare = targets.is_spare
+    return targets.logits if spare is None else targets.logits.where(~spare, targets.logits[:, :1])
+
+
+def weigh_draws(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Weigh the drawn classes so that their sum is, on average, the left-out distribution.
+
+    A draw counts as the tail's mass over the number of draws; at another temperature than it was
+    drawn at, times the ratio of the class's two probabilities among the left-out. The weights are
+    never normalised: that would be biased.
+
+    Shapes: returns the weights and log-probs of the drawn classes, (P, D).
+    Source: Anshumann et al. 2025, arXiv:2503.16870, section 3; importance sampling.
+    """
+    assert targets.drawn_logits is not None
+    proposal = targets.proposal_temperature
+    log_tail = log_tail_sum(targets, temperature)  # (P,)
+    total = (targets.logits / temperature).exp().sum(1) + log_tail.exp()
+    log_probs = targets.drawn_logits / temperature - total.log()[:, None]
+    log_proposed = targets.drawn_logits / proposal - log_tail_sum(targets, proposal)[:, None]
+    weights = (log_probs - log_proposed).exp() / log_probs.shape[1]
+    return weights, log_probs
 
 
 def _constants(numbers: tuple[float, ...], like: Tensor) -> Tensor:

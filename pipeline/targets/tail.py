@@ -55,11 +55,12 @@ def nodes_with(temperatures: Iterable[float]) -> tuple[float, ...]:
 
 
 def measure_tail(
-    relative: Tensor, classes: Tensor, nodes: tuple[float, ...]
+    relative: Tensor, classes: Tensor, nodes: tuple[float, ...], left_out_count: Tensor | float
 ) -> tuple[Tensor, Tensor]:
     """Compute K at each node, K'(0) and K'(1), and the best left-out logit.
 
-    Shapes: relative (P, C), classes (P, K); returns (P, M) and (P, 1), float64.
+    Shapes: relative (P, C), classes (P, K), left_out_count () or (P, 1); returns (P, M) and (P, 1),
+        float64.
     """
     left_out = relative.scatter(1, classes, -math.inf)
     best = left_out.amax(1, keepdim=True)
@@ -67,12 +68,11 @@ def measure_tail(
     sums, powers = power_sums(left_out.sub_(best), nodes)
     sums = sums.double()
     left_out.scatter_(1, classes, 0.0)  # minus infinity times a power of 0 is not a number
-    left_out_count = relative.shape[1] - classes.shape[1]
     mean = left_out.sum(1, keepdim=True).double() / left_out_count
     mean_at_1 = left_out.mul_(powers).sum(1, keepdim=True).double() / sums[:, :1]
     best = best.double()
     values = sums.log() + best * best.new_tensor(nodes)
-    chord = (values[:, -1:] - math.log(left_out_count)) / nodes[-1]
+    chord = (values[:, -1:] - torch.as_tensor(left_out_count).log()) / nodes[-1]
     slope = torch.maximum(mean + best, STEEPEST * chord)
     return torch.cat([values, slope, mean_at_1 + best], 1), best
 

@@ -16,7 +16,8 @@ Metrics = dict[str, float]
 def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -> Metrics:
     """Measure accuracy and calibration on labelled samples, and divergence from the teacher.
 
-    What cannot be known, as accuracy without labels, is left out.
+    What cannot be known, as accuracy without labels, is left out. Where tokens are predicted there
+    is a perplexity, exp(nll).
 
     Units: accuracy, calibration_error (15 equal-width bins) and teacher_agreement 0 to 1; nll and
         teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1 over the
@@ -26,15 +27,21 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     network.eval()
     total, divergence = None, 0.0
     for batch in batches:
-        logits = network(batch.inputs.to(device)).logits.float()
+        output, start = network(batch.inputs.to(device)), 0
+        labels = batch.labels.to(device)
         targets = batch.targets.to(device) if batch.targets else None
-        first = targets.top_classes() if targets else None
-        counted = tally(logits, batch.labels.to(device), first)
-        total = counted if total is None else total + counted
-        if targets:
-            divergence += float(soft_targets(logits, targets, count=1.0))
+        for logits in output.blocks():
+            places = slice(start, start + len(logits))
+            said = targets[places] if targets else None
+            counted = tally(logits, labels[places], said.top_classes() if said else None)
+            total = counted if total is None else total + counted
+            if said:
+                divergence += float(soft_targets(logits, said, count=1.0))
+            start = places.stop
     network.train(was_training)
-    return _named(total, divergence) if total else {}
+    if total is None:
+        return {}
+    return _named(total, divergence, predicts_tokens=network.task != "label")
 
 
 def better_by(name: str) -> Callable[[Metrics, Metrics], bool]:
@@ -43,10 +50,11 @@ def better_by(name: str) -> Callable[[Metrics, Metrics], bool]:
     return lambda new, best: sign * new[name] > sign * best[name]
 
 
-def _named(total: Tally, divergence: float) -> Metrics:
+def _named(total: Tally, divergence: float, *, predicts_tokens: bool) -> Metrics:
     metrics = {
         "accuracy": total.accuracy,
         "nll": total.negative_log_likelihood,
+        "perplexity": total.perplexity if predicts_tokens else None,
         "calibration_error": total.expected_calibration_error,
         "teacher_agreement": total.agreement,
         "teacher_kl": divergence / total.compared if total.compared else None,

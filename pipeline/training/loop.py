@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES, Loss
-from pipeline.models import Network
+from pipeline.losses import LOSSES, Loss, fused_losses
+from pipeline.models import Network, Output
 from pipeline.stream import Batch, Stream
 from pipeline.training.optimizer import SCHEDULES
 
@@ -88,14 +88,14 @@ class Observers:
 
 
 def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
-    """Look up a recipe's losses; a kind that occurs twice is numbered."""
+    """Look up a recipe's losses, those of features last; a kind that occurs twice is numbered."""
     weighted: list[WeightedLoss] = []
     for entry in entries:
         settings = {key: value for key, value in entry.items() if key not in ("kind", "weight")}
         same = sum(each.name.partition("_#")[0] == entry["kind"] for each in weighted)
         name = entry["kind"] + (f"_#{same + 1}" if same else "")
         weighted.append(WeightedLoss(name, LOSSES[entry["kind"]], entry["weight"], settings))
-    return weighted
+    return sorted(weighted, key=lambda each: each.loss.needs == "features")
 
 
 def train(
@@ -144,17 +144,16 @@ def _step(
 ) -> Metrics:
     """Accumulate gradients over some batches and step; every mean is exact over all of them."""
     counts = [
-        sum(float(each.loss.count(_reference(batch, each))) for batch in batches)
+        sum(float(each.loss.count(_reference(batch, each), **each.settings)) for batch in batches)
         for each in learner.losses
     ]
     values = dict.fromkeys([each.name for each in learner.losses], 0.0)
     for batch in batches:
-        terms = _terms(learner, batch, counts)
-        for each, term in zip(learner.losses, terms, strict=True):
-            values[each.name] += float(term.detach())
+        total, terms = _compute(learner, batch, counts)
+        for each, term in zip(learner.losses, terms.tolist(), strict=True):
+            values[each.name] += term
         _check_finite(values, batch, step)
-        weighted = [each.weight * term for each, term in zip(learner.losses, terms, strict=True)]
-        learner.accelerator.backward(reduce(add, weighted))
+        learner.accelerator.backward(total)
     if clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), clip_norm)
     learner.optimizer.step()
@@ -162,17 +161,52 @@ def _step(
     return {"loss": sum(each.weight * values[each.name] for each in learner.losses), **values}
 
 
-def _terms(learner: Learner, batch: Batch, counts: Sequence[float]) -> list[Tensor]:
+# A loss, what it compares with, and over how many positions it is averaged.
+Asked = tuple[WeightedLoss, Any, float]
+
+
+def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Give the weighted sum of all losses, and each of them. Shapes: returns () and (losses,)."""
     device = learner.accelerator.device
-    logits = learner.network(batch.inputs.to(device)).logits.float()  # (P, C)
-    return [
-        each.loss.function(logits, _reference(batch, each).to(device), count=count, **each.settings)
+    output = learner.network(batch.inputs.to(device))
+    asked = [
+        (each, _reference(batch, each).to(device), count)
         for each, count in zip(learner.losses, counts, strict=True)
     ]
+    of_logits = [each for each in asked if each[0].loss.needs != "features"]
+    of_features = asked[len(of_logits) :]
+    sums = [_match_logits(output, of_logits)] if of_logits else []
+    sums += [_match_feature(output, *each) for each in of_features]
+    return reduce(add, [total for total, _ in sums]), torch.cat([terms for _, terms in sums])
+
+
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    if output.layer is not None:  # logits of many classes are never all there
+        terms = [
+            (each.weight, each.loss.term(reference, count, **each.settings))
+            for each, reference, count in asked
+        ]
+        return fused_losses(output.states, output.layer, terms)
+    logits = output.logits  # (P, C)
+    values = [
+        each.loss.function(logits, reference, count=count, **each.settings)
+        for each, reference, count in asked
+    ]
+    weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
+    return reduce(add, weighted), torch.stack([term.detach() for term in values])
+
+
+def _match_feature(
+    output: Output, loss: WeightedLoss, reference: Tensor, count: float
+) -> tuple[Tensor, Tensor]:
+    own = output.features[loss.settings["module"]]  # (P, d)
+    term = loss.loss.function(own, reference, count=count)
+    return loss.weight * term, term.detach()[None]
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
-    return getattr(batch, loss.loss.needs)
+    found = getattr(batch, loss.loss.needs)
+    return found[loss.settings["feature"]] if loss.loss.needs == "features" else found
 
 
 def _check_finite(values: Metrics, batch: Batch, step: int) -> None:

@@ -75,6 +75,12 @@ def _any_temperature(out: Path, options: Namespace) -> Report:
     return any_temperature.run(out)
 
 
+def _selections(out: Path, options: Namespace) -> Report:
+    from replication import selections
+
+    return selections.run(out, seeds=options.seeds)
+
+
 CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
     "soft-targets": (
         _soft_targets,
@@ -88,6 +94,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
         _any_temperature,
         "Fashion-MNIST: four classes and their tail give the left-out mass at any temperature.",
     ),
+    "selections": (
+        _selections,
+        "SmolLM2 on Shakespeare: what of its answers to keep, for students at T = 1 and 2.",
+    ),
 }
 OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
     "soft-targets": {"--seeds": (_whole(FEWEST, MOST), 8, "pairs of students")},
@@ -95,4 +105,5 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
         "--seeds": (_whole(1, MOST), 3, "students of each kind"),
         "--epochs": (_whole(1, 1000), 2, "epochs of a student"),
     },
+    "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
 }

@@ -21,11 +21,12 @@ def shipped(name: str, values: Mapping[str, Path | int | str]) -> Recipe:
     Raises: RecipeError if a value is not allowed.
     """
     return load_recipe(
-        FOLDER / f"{name}.toml", [f"{key}={_toml(value)}" for key, value in values.items()]
+        FOLDER / f"{name}.toml", [f"{key}={as_toml(value)}" for key, value in values.items()]
     )
 
 
-def _toml(value: Path | int | str) -> str:
+def as_toml(value: Path | int | str) -> str:
+    """Write a path in TOML; other values are TOML already."""
     if isinstance(value, Path):
         return json.dumps(str(value.resolve()), ensure_ascii=False)
     return str(value)

@@ -84,6 +84,7 @@ def test_every_loss_can_be_called_as_the_table_says(name: str) -> None:
     batch: dict[str, Any] = {
         "targets": Targets(4, torch.zeros(3, 4)),
         "labels": torch.tensor([0, 1, -1]),
+        "features": torch.ones(3, 4),
     }
     reference = batch[loss.needs]
     whole = loss.function(torch.zeros(3, 4), reference)

@@ -72,11 +72,12 @@ def test_packed_documents_do_not_see_each_other(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "width"), [("llama", 16), ("gpt2", 16), ("gemma2", 40)])
 def test_logits_are_made_in_blocks_where_only_the_output_layer_makes_them(
-    kind: str, width: int
+    kind: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.no_grad():
         output = make(kind)(rows([[3, 4, 5, 6, 7]]))
-        blocks = list(output.blocks(3))
+        monkeypatch.setattr("pipeline.models.network.BLOCK_ELEMENTS", 3 * output.class_count + 1)
+        blocks = list(output.blocks())
     assert output.states.shape == (4, width)
     assert [len(block) for block in blocks] == [3, 1]
     torch.testing.assert_close(torch.cat(blocks), output.logits)

@@ -65,13 +65,14 @@ def answers(network: Network) -> torch.Tensor:
 @pytest.mark.parametrize("kind", CONFIGS)
 @torch.no_grad()
 def test_only_what_is_asked_is_answered_padded_or_packed(
-    kind: str, packed: tuple[tuple[int, ...], ...]
+    kind: str, packed: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.models.network.BLOCK_ELEMENTS", 4 * 40)
     network = make(kind)
     output = network(rows(*packed))
     assert output.positions.tolist() == [sum(len(ASKED[each]) for each in row) for row in packed]
     torch.testing.assert_close(output.logits, answers(network), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.cat(list(output.blocks(4))), output.logits)
+    torch.testing.assert_close(torch.cat(list(output.blocks())), output.logits)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,32 @@ def test_the_head_is_the_output_layer_alone(kind: str, width: int) -> None:
     parts = part_body(make(kind).model)
     assert isinstance(parts.head, torch.nn.Linear)
     assert output.states.shape == (4, width)
+    assert output.layer is not None
+    assert output.layer.bias is not None
+    output.layer.bias.uniform_()
+    made = torch.nn.functional.linear(output.states, output.layer.weight, output.layer.bias)
+    torch.testing.assert_close(made, output.logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module"), [("bert", "bert"), ("distilbert", "distilbert.transformer.layer.1")]
+)
+@torch.no_grad()
+def test_features_are_those_of_the_tokens_that_are_asked_for(kind: str, module: str) -> None:
+    network, inputs = make(kind), rows((0,), (1,), (2,))
+    network.tap({"last": module})
+    output = network(inputs)
+    pairs = zip(DOCUMENTS, ASKED, strict=True)
+    body = network.model.base_model
+    wanted = [body(torch.tensor([each])).last_hidden_state[0, asked] for each, asked in pairs]
+    torch.testing.assert_close(output.features["last"], torch.cat(wanted), atol=1e-5, rtol=1e-5)
+
+
+def test_a_module_behind_the_positions_is_no_feature() -> None:
+    network = make("bert")
+    network.tap({"last": "cls.predictions.transform"})
+    with pytest.raises(ModelError, match=r"gives \(1, 4, 16\) for a batch of 2; a feature must be"):
+        network(rows((0,), (1,)))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -91,7 +91,7 @@ def test_other_kind_of_model_is_refused(base: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_network("transformers", base=base, where="teacher.model", path="bert")
     assert str(caught.value).startswith(
-        "teacher.model: 'bert' cannot be loaded as an image classifier (Unrecognized configuration"
+        "teacher.model: 'bert' cannot be loaded as a sequence classifier (Error no file named"
     )
     assert str(caught.value).endswith(
         f"Give a folder beside the recipe (looked for {base / 'bert'}) or a hub name."

@@ -14,6 +14,9 @@ LEFT_OUT = {
     *(("ArraysData", name) for name in ("inputs", "labels", "ids")),
     *(("IdxData", name) for name in ("images", "labels")),
     *(
+        ("CachedData", "path"),
+        ("HuggingFaceData", "path"),
+        ("HuggingFaceData", "tokenizer"),
         ("PythonModel", "checkpoint"),
         ("RunModel", "path"),
         ("TextData", "path"),
@@ -56,6 +59,14 @@ path = "PLACE"
 tokenizer = "PLACE"
 length = 8
 column = "kept"
+[data.saved]
+kind = "huggingface"
+path = "PLACE"
+tokenizer = "PLACE"
+split = "kept"
+[data.cached]
+kind = "cache"
+path = "PLACE"
 [teacher]
 model = { kind = "python", factory = "kept:kept", checkpoint = "PLACE", mean = [0.5] }
 device = "PLACE"

@@ -8,7 +8,9 @@ import pytest
 
 from pipeline.compute.accelerator import MIXED_PRECISIONS
 from pipeline.losses import LOSSES
-from pipeline.losses.soft_targets import TAILS
+from pipeline.losses.divergence import DIVERGENCES
+from pipeline.losses.soft_targets import WEIGHTS
+from pipeline.losses.tails import RULES
 from pipeline.models.loading import KINDS as MODEL_KINDS
 from pipeline.models.network import PRECISIONS
 from pipeline.recipe.schema import (
@@ -17,23 +19,26 @@ from pipeline.recipe.schema import (
     Loss,
     Mask,
     Model,
+    Selection,
     SoftTargets,
     Table,
-    Targets,
     Teacher,
-    Training,
     Views,
 )
-from pipeline.samples import KINDS as DATA_KINDS
+from pipeline.recipe.training import Training
+from pipeline.samples import KINDS as SAMPLE_KINDS
 from pipeline.samples import Views as ViewsOfSamples
 from pipeline.samples import make_views
 from pipeline.samples.views.masks import Masks
 from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
-from pipeline.stream import Stream
+from pipeline.stream import Stream, open_cached
 from pipeline.stream.stream import ROWS_PER_PART
-from pipeline.targets.spec import Kind
+from pipeline.targets.spec import OF_KIND, Kind
 from pipeline.training.optimizer import OPTIMIZERS, SCHEDULES
+
+# A cache is opened by the stream's room, for the samples' room knows none.
+DATA_KINDS = SAMPLE_KINDS | {"cache": open_cached}
 
 
 def tables(choice: Any) -> dict[str, type[Table]]:
@@ -77,8 +82,10 @@ def test_a_model_takes_what_its_table_says(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(LOSSES))
 def test_a_loss_takes_what_its_table_says(kind: str) -> None:
-    matched = ("student_logits", "targets", "labels", "count")
-    assert defaults(tables(Loss)[kind], "weight") == parameters(LOSSES[kind].function, *matched)
+    matched = ("student_logits", "targets", "labels", "student_features", "features", "count")
+    # Which features are compared is told by name, and looked up before a loss sees them.
+    said = defaults(tables(Loss)[kind], "weight", "feature", "module")
+    assert said == parameters(LOSSES[kind].function, *matched)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,9 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
         (tables(Data), DATA_KINDS),
         (tables(Model), MODEL_KINDS),
         (tables(Loss), LOSSES),
-        (choices(SoftTargets, "tail"), TAILS),
+        (choices(SoftTargets, "tail"), RULES),
+        (choices(SoftTargets, "divergence"), DIVERGENCES),
+        (choices(SoftTargets, "weigh_by"), dict.fromkeys(WEIGHTS)),
         (choices(Training, "optimizer"), OPTIMIZERS),
         (choices(Training, "schedule"), SCHEDULES),
         (choices(Training, "precision"), MIXED_PRECISIONS),
@@ -96,7 +105,17 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
         (choices(Cache, "compression"), dict.fromkeys(COMPRESSIONS)),
     ],
     ids=[
-        *("data", "model", "loss", "tail", "optimizer", "schedule", "training precision"),
+        *(
+            "data",
+            "model",
+            "loss",
+            "tail",
+            "divergence",
+            "weigh_by",
+            "optimizer",
+            "schedule",
+            "training precision",
+        ),
         *("teacher precision", "backend", "compression"),
     ],
 )
@@ -111,8 +130,14 @@ def test_views_are_masked_as_their_table_says() -> None:
 
 
 def test_every_selection_is_known_to_the_targets() -> None:
-    selection = Targets.model_fields["selection"].annotation
-    assert {choices(table, "kind")[0] for table in get_args(selection)} == set(get_args(Kind))
+    assert set(tables(Selection)) == set(get_args(Kind))
+
+
+@pytest.mark.parametrize("kind", sorted(tables(Selection)))
+def test_a_selection_is_described_by_what_its_table_says(kind: str) -> None:
+    kept = {"k", "k_max"}  # what a spec calls k
+    said = set(tables(Selection)[kind].model_fields) - {"kind"} - kept
+    assert said == set(OF_KIND.get(kind, ()))
 
 
 def test_a_baseline_is_cut_into_the_parts_of_a_cache_by_default() -> None:

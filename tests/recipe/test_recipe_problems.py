@@ -65,14 +65,15 @@ bad.toml: 27 problems
   data.train.filter.split: must be text, a number, true or false; got ['a', 'b']
   data.photos: unknown kind 'imagse'; did you mean 'images'?
   data.other: kind is missing; give kind = "..."
-  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text
+  data.number: unknown kind '5'; allowed: parquet, images, arrays, idx, python, text, huggingface, cache
   teacher.model.checkpont: unknown key; did you mean 'checkpoint'?
   teacher.batch_size: must be a valid integer; got True
   targets.selection.k: must be at least 1; got 0
   targets.temperatures.0: must be at least 1; got 0.5
   student.model: must be a table; got 'small_cnn'
   losses.0.weight: must be a finite number; got nan
-  losses.0.tail: must be 'bucket', 'low_rank', 'renormalise', 'uniform' or 'none'; got 'buckets'
+  losses.0.tail: must be 'bucket', 'low_rank', 'sampled', 'renormalise', 'uniform' or 'none'; \
+got 'buckets'
   losses.1.temperature: unknown key; allowed: kind, weight
   training.epochs: must be a valid integer; got '4'
   training.learning_rate: must be a finite number; got inf
@@ -84,7 +85,7 @@ bad.toml: 27 problems
 allowed: number, other, photos, train
   training: needs exactly one of epochs and steps; got both
   losses: soft_targets needs the table [cache], which says where the targets lie
-  validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"""
+  validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"""  # noqa: E501
 
 
 def refuse(tmp_path: Path, text: str, *overrides: str) -> list[str]:
@@ -142,6 +143,22 @@ def test_an_unknown_key_is_told_with_its_nearest(line: str, problem: str, tmp_pa
         ("run = 3", "run: must be a table; got 3"),
         ("data.train.class_names = 'a'", "data.train.class_names: must be a list; got 'a'"),
         ("data.train.class_names = [1]", "data.train.class_names.0: must be text; got 1"),
+        *(
+            (
+                f"student = {{ initialise = {{ layers = {given} }} }}",
+                f"student.initialise.{problem}",
+            )
+            for given, problem in [
+                (
+                    "'every_one'",
+                    "layers: must be 'every_other', 'first', 'last' or 'spread'; got 'every_one'",
+                ),
+                ("3", "layers: must be 'every_other', 'first', 'last' or 'spread'; got 3"),
+                ("[0, 'two']", "layers.1: must be a valid integer; got 'two'"),
+                ("[-1]", "layers.0: must be at least 0; got -1"),
+                ("[]", "layers: must be a list of at least 1; got []"),
+            ]
+        ),
         ("test.data = 'tset'", "test.data: there is no dataset 'tset'; allowed: train"),
     ],
 )
@@ -186,6 +203,35 @@ def test_soft_targets_need_a_cache(tmp_path: Path) -> None:
     ]
     (tmp_path / "good.toml").write_text(text + '[cache]\npath = "c"')
     assert load_recipe(tmp_path / "good.toml").losses[0].kind == "soft_targets"
+
+
+def test_features_have_names_of_their_own_that_can_name_a_field(tmp_path: Path) -> None:
+    feature = '[[features]]\nmodule = "m"\nname = "{}"\n'
+    assert refuse(tmp_path, GOOD + feature.format("a") * 2) == [
+        "features: a name occurs twice; every feature needs its own"
+    ]
+    assert refuse(tmp_path, GOOD + feature.format("Last.Hidden")) == [
+        "features.0.name: must be a name that matches ^[a-z][a-z0-9_]{0,39}$; got 'Last.Hidden'"
+    ]
+
+
+def test_a_loss_of_features_needs_a_cache(tmp_path: Path) -> None:
+    loss = '[[losses]]\nkind = "cosine"\nweight = 1.0\nfeature = "a"\nmodule = "m"\n'
+    assert refuse(tmp_path, GOOD + loss) == [
+        "losses: cosine needs the table [cache], which says where the targets lie"
+    ]
+
+
+def test_layers_are_those_of_a_model_that_is_named(tmp_path: Path) -> None:
+    text = (
+        GOOD + 'student.initialise.layers = "first"\nstudent.model = { kind = "run", path = "r" }\n'
+    )
+    assert refuse(tmp_path, text) == [
+        "student.initialise: needs [teacher], or a model of its own, whose layers to begin as"
+    ]
+    given = 'student.initialise.model = { kind = "run", path = "r" }'
+    (tmp_path / "good.toml").write_text(text + given)
+    assert load_recipe(tmp_path / "good.toml").student is not None
 
 
 def test_losses_that_all_weigh_nothing_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import load_recipe, recipe_schema
-from pipeline.recipe.schema import Dataset, Evaluation, Images, Recipe, Table
+from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.schema import Dataset, Images, Table
+from pipeline.recipe.training import Evaluation
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "data/recipes").glob("*.toml"))

@@ -125,7 +125,7 @@ def test_missing_factory_is_a_recipe_error(base: Path) -> None:
             "parqet",
             {},
             "data.train.kind: unknown kind 'parqet'; did you mean 'parquet'? "
-            "there are arrays, idx, images, parquet, python, text",
+            "there are arrays, huggingface, idx, images, parquet, python, text",
         ),
         (
             "idx",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples, scan_samples
-from pipeline.samples.parquet import HeldRowGroups
+from pipeline.samples.tables.groups import HeldRowGroups
 
 COUNT = 50
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 6), dtype=np.uint8)

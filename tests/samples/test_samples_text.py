@@ -1,6 +1,7 @@
 """Text becomes rows of tokens: nothing lost, nothing mixed up, everything named."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,9 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(SampleError, match=r"data.train.tokenizer: '.' cannot be opened \("):
         open_text(tmp_path, tokenizer=".")
+
+
+def test_tokens_are_not_sent_to_another_process(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be")
+    with pytest.raises(SampleError, match="let a DataLoader fork its workers"):
+        pickle.dumps(open_text(tmp_path))

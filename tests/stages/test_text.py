@@ -91,12 +91,12 @@ from torch import nn
 
 
 class Causal(nn.Module):
-    def __init__(self, seed):
+    def __init__(self, seed, classes):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.embedding = nn.Embedding(257, 8)
-            self.head = nn.Linear(8, 257)
+            self.head = nn.Linear(8, classes)
 
     def forward(self, tokens, documents=None):
         length = tokens.shape[1]
@@ -108,8 +108,8 @@ class Causal(nn.Module):
         return self.head(weights @ self.embedding(tokens))
 
 
-def causal(seed=0):
-    return Causal(seed)
+def causal(seed=0, classes=257):
+    return Causal(seed, classes)
 '''
 
 
@@ -167,6 +167,7 @@ def test_a_student_learns_from_the_cache_and_continues_bit_for_bit(lab: Lab) -> 
     losses = [line["loss"] for line in lab.metrics() if "loss" in line]
     assert losses[-1] < losses[0]
     assert result["validation"]["nll"] < np.log(257)
+    assert result["validation"]["perplexity"] == np.exp(result["validation"]["nll"])
     assert lab.train_student("--quiet", "--set", "run.path=again").status == 0
     again = [line["loss"] for line in lab.metrics("again") if "loss" in line]
     assert again == losses
@@ -292,3 +293,89 @@ def test_a_rank_without_a_tail_is_refused(lab: Lab) -> None:
     answer = lab.cache_teacher("--quiet", "--set", LOW_RANK, "--set", "targets.selection.k=257")
     assert answer.status == 2
     assert "targets.tail: all 257 classes are kept, so there is no tail" in answer.stderr
+
+
+SELECTIONS = {
+    "top_p": "{ kind = 'top_p', p = 0.5, k_max = 20, k_min = 2 }",
+    "sampled": "{ kind = 'sampled', draws = 6, proposal_temperature = 2.0 }",
+    "hybrid": "{ kind = 'hybrid', k = 4, draws = 6, seed = 3 }",
+}
+
+
+@pytest.mark.parametrize("backend", ["zarr", "parquet"])
+@pytest.mark.parametrize("kind", sorted(SELECTIONS))
+def test_every_selection_is_cached_audited_inspected_and_learned_from(
+    lab: Lab, kind: str, backend: str
+) -> None:
+    selection = ["--set", f"targets.selection={SELECTIONS[kind]}"]
+    options = ["--quiet", *selection, "--set", f"cache.backend={backend}"]
+    assert lab.cache_teacher(*options).status == 0
+    assert run_cli("verify", str(lab.cache), "--quiet").status == 0
+    audit = run_cli("verify", str(lab.recipe), *options[1:], "--audit", "3", "--quiet")
+    assert audit.status == 0, audit.stderr
+    shown = run_cli("inspect", str(lab.cache), "--rows", "2").stdout
+    assert f"({kind})" in shown
+    weighed = ["--set", "losses.0.weigh_by=entropy", "--set", "losses.0.temperature=2.0"]
+    trained = lab.train_student(*options, *weighed)
+    assert trained.status == 0, trained.stderr
+    assert lab.metrics()[0]["soft_targets"] > 0
+
+
+def test_draws_do_not_depend_on_batches_or_parts(lab: Lab) -> None:
+    options = ["--quiet", "--set", f"targets.selection={SELECTIONS['hybrid']}"]
+    assert lab.cache_teacher(*options).status == 0
+    others = ["teacher.batch_size=3", "cache.rows_per_part=4", "cache.path=other"]
+    assert lab.cache_teacher(*options, *(f"--set={each}" for each in others)).status == 0
+    one, other = open_cache(lab.cache), open_cache(lab.folder / "other")
+    drawn = [
+        np.concatenate(
+            [cache.read_part(part, ["drawn"])["drawn"] for part in range(cache.plan.part_count)]
+        )
+        for cache in (one, other)
+    ]
+    np.testing.assert_array_equal(*drawn)
+    assert one.plan.part_count != other.plan.part_count
+
+
+@pytest.mark.parametrize(
+    ("selection", "tail", "text"),
+    [
+        (
+            "{ kind = 'top_p', p = 0.5, k_max = 300 }",
+            "bucket",
+            "targets.selection.k_max: must be between 1 and 257, the classes of the teacher; got",
+        ),
+        (
+            "{ kind = 'top_p', p = 0.5, k_max = 3, k_min = 4 }",
+            "bucket",
+            "targets.selection.k_min: must be at most k_max, 3; got 4",
+        ),
+        (
+            "{ kind = 'hybrid', k = 257, draws = 4 }",
+            "bucket",
+            "targets.selection.draws: all 257 classes are kept, so there is no tail; leave it out",
+        ),
+        (
+            SELECTIONS["sampled"],
+            "low_rank",
+            "targets.tail: 'low_rank' is for selections of kind top_k and top_p; 'sampled' says",
+        ),
+    ],
+)
+def test_selections_that_do_not_fit_are_refused(
+    lab: Lab, selection: str, tail: str, text: str
+) -> None:
+    options = [f"targets.selection={selection}", f"targets.tail={{ kind = '{tail}' }}"]
+    answer = lab.cache_teacher("--quiet", *(f"--set={each}" for each in options))
+    assert answer.status == 2
+    assert text in answer.stderr
+    assert not lab.cache.exists()
+
+
+def test_a_student_with_a_padded_vocabulary_learns_and_a_narrow_one_is_refused(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet").status == 0
+    wide = lab.train_student("--quiet", "--set", "student.model.arguments={ classes = 264 }")
+    assert wide.status == 0, wide.stderr
+    narrow = lab.train_student("--quiet", "--set", "student.model.arguments={ classes = 200 }")
+    assert narrow.status == 2
+    assert "student.model: answers with 200 classes, but" in narrow.stderr

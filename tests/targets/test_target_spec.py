@@ -93,10 +93,10 @@ def test_exact_temperatures_too_close_are_refused() -> None:
 
 
 def test_targets_of_a_kind_from_the_future_are_refused() -> None:
-    document = TargetSpec("all", 10, 10).to_json() | {"kind": "sampled"}
+    document = TargetSpec("all", 10, 10).to_json() | {"kind": "guessed"}
     with pytest.raises(TargetError) as refused:
         TargetSpec.from_json(document)
     assert str(refused.value) == (
-        "targets: of kind 'sampled'; this software reads all, top_k. "
+        "targets: of kind 'guessed'; this software reads all, top_k, top_p, sampled, hybrid. "
         "Use the software that made the cache, or a newer one."
     )

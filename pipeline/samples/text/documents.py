@@ -5,7 +5,7 @@ A document that cannot be read is handed on as what is wrong with it. Knows no t
 
 import glob
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def read_documents(name: str, files: tuple[Path, ...], wanted: Wanted) -> Iterat
     """
     for number, path in enumerate(files):
         try:
-            yield from READERS[path.suffix](name, path, number, wanted)
+            reader = (READERS | SAVED_READERS)[path.suffix]
+            yield from reader(name, path, number, wanted)
         except OSError as error:
             raise SampleError(f"{name}.path: {path} cannot be read: {error.strerror}") from error
 
@@ -147,25 +148,52 @@ def _from_values(file: int, number: int, text: Any, label: Any, wanted: Wanted) 
 
 
 def _read_parquet(name: str, path: Path, file: int, wanted: Wanted) -> Iterator[Document]:
-    columns = [each for each in (wanted.column, wanted.label) if each is not None]
     try:
         with pq.ParquetFile(path) as parquet:
-            known = parquet.schema_arrow.names
-            for column in columns:
-                if column not in known:
-                    near = did_you_mean(column, known)
-                    raise SampleError(
-                        f"{name}: {path} has no column '{column}'{near or ';'} it has "
-                        f"{', '.join(known)}"
-                    )
-            number = 0
-            for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-                labels = batch[wanted.label].to_pylist() if wanted.label else [None] * len(batch)
-                for text, label in zip(batch[wanted.column].to_pylist(), labels, strict=True):
-                    yield _from_values(file, number, text, label, wanted)
-                    number += 1
+            columns = _columns(name, path, parquet.schema_arrow, wanted)
+            batches = parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False)
+            yield from _from_batches(file, batches, wanted)
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise SampleError(f"{name}: {path} is no Parquet file that can be read: {error}") from error
+
+
+def _read_arrow(name: str, path: Path, file: int, wanted: Wanted) -> Iterator[Document]:
+    """Read a stream of Arrow batches, one in memory at a time."""
+    try:
+        with pa.OSFile(str(path)) as source:
+            schema = pa.ipc.read_schema(source)
+            columns = _columns(name, path, schema, wanted)
+            source.seek(0)
+            options = pa.ipc.IpcReadOptions(
+                included_fields=[schema.get_field_index(each) for each in columns],
+                use_threads=False,
+            )
+            with pa.ipc.open_stream(source, options=options) as batches:
+                yield from _from_batches(file, batches, wanted)
+    # Arrow's own errors of reading have no strerror.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SampleError(f"{name}: {path} is no Arrow file that can be read: {error}") from error
+
+
+def _columns(name: str, path: Path, schema: Any, wanted: Wanted) -> list[str]:
+    columns = [each for each in (wanted.column, wanted.label) if each is not None]
+    for column in columns:
+        if column not in schema.names:
+            near = did_you_mean(column, schema.names)
+            raise SampleError(
+                f"{name}: {path} has no column '{column}'{near or ';'} it has "
+                f"{', '.join(schema.names)}"
+            )
+    return columns
+
+
+def _from_batches(file: int, batches: Iterable[Any], wanted: Wanted) -> Iterator[Document]:
+    number = 0
+    for batch in batches:
+        labels = batch[wanted.label].to_pylist() if wanted.label else [None] * len(batch)
+        for text, label in zip(batch[wanted.column].to_pylist(), labels, strict=True):
+            yield _from_values(file, number, text, label, wanted)
+            number += 1
 
 
 READERS: dict[str, Reader] = {
@@ -173,3 +201,5 @@ READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
+# What `datasets` saves; those of a folder are named by it, so they are not looked for.
+SAVED_READERS: dict[str, Reader] = {".arrow": _read_arrow}

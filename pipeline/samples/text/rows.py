@@ -4,13 +4,10 @@ Tokens and places lie in unnamed temporary files, 4 bytes a token and 40 a piece
 grow with the corpus. What a document means to a model is not known here.
 """
 
-import os
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
+from pipeline.samples.text.spool import Spool
 from pipeline.samples.text.tokenizer import Ids, Tokenizer, open_tokenizer
 from pipeline.samples.text.tokens import Maskable, Task, Tokens, token_row
 
@@ -39,35 +37,6 @@ ROW = np.dtype([("first", "<i8"), ("count", "<i4")])
 DOCUMENTS_AT_ONCE = 256
 
 
-class _Spool:
-    """Entries in an unnamed temporary file, appended once and read by index ever after."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.count = 0
-        with TemporaryFile() as file:
-            self._number = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._number)
-
-    def append(self, entries: NDArray[Any]) -> None:
-        content = np.ascontiguousarray(entries, self.dtype).data.cast("B")
-        try:
-            while content:
-                content = content[os.write(self._number, content) :]
-        except OSError as error:
-            raise SampleError(
-                f"{gettempdir()}: cannot hold the tokens of a corpus: {error.strerror}. Free some "
-                "space there, or name another folder in TMPDIR."
-            ) from error
-        self.count += len(entries)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        size = self.dtype.itemsize
-        return np.frombuffer(
-            os.pread(self._number, (stop - start) * size, start * size), self.dtype
-        )
-
-
 @dataclass(frozen=True)
 class TextSamples:
     """Rows of tokens, each of one piece of a document, or packed with several."""
@@ -77,9 +46,9 @@ class TextSamples:
     tokens: Tokens
     length: int
     file_names: tuple[str, ...]
-    ids_spool: _Spool
-    pieces: _Spool
-    rows: _Spool
+    ids_spool: Spool
+    pieces: Spool
+    rows: Spool
     faults: dict[int, str]
 
     def __len__(self) -> int:
@@ -127,6 +96,15 @@ class TextSamples:
         return f"{self.file_names[piece['file']]}:{piece['document'] + 1}#{piece['piece']}{more}"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What becomes of documents: what is asked of them, the tokens of a row, and whether packed."""
+
+    task: Task
+    length: int
+    pack: bool
+
+
 # One keyword a key of the recipe, so that the recipe's table can be passed as it is.
 def open_text(  # noqa: PLR0913
     *,
@@ -153,8 +131,6 @@ def open_text(  # noqa: PLR0913
     Raises: SampleError if there are no documents or no tokenizer. A document that cannot be used is
         a sample that cannot be read, which a scan counts or leaves out.
     """
-    if pack and task == "label":
-        raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
     opened = open_tokenizer(
         base=base,
         where=name,
@@ -163,29 +139,50 @@ def open_text(  # noqa: PLR0913
         masks=task == "masked_token",
         mask_token=mask_token,
     )
-    _check_room(name, length, opened)
     files, names = find_files(base, name, path)
     if label and (plain := [each for each in names if each.endswith(".txt")]):
         raise SampleError(
             f"{name}.label: {plain[0]} has no column of labels; give .jsonl or .parquet, or leave "
             "label out"
         )
-    wanted = Wanted(column, label, whole=document == "file")
+    documents = read_documents(name, files, Wanted(column, label, whole=document == "file"))
+    layout = Layout(task, length, pack)
+    return lay_out_documents(
+        name, documents, opened, layout, file_names=names, class_names=class_names
+    )
+
+
+def lay_out_documents(
+    name: str,
+    documents: Iterator[Document],
+    tokenizer: Tokenizer,
+    layout: Layout,
+    *,
+    file_names: tuple[str, ...],
+    class_names: Sequence[str] | None,
+) -> TextSamples:
+    """Tokenise documents, which are read once, and lay them out in rows.
+
+    Raises: SampleError if documents with labels are to be packed, a row has no room for any of
+        their tokens, or reading them fails.
+    """
+    if layout.pack and layout.task == "label":
+        raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
+    _check_room(name, layout.length, tokenizer)
     samples = TextSamples(
         name=name,
         class_names=tuple(class_names) if class_names else None,
-        tokens=Tokens(task, opened.vocabulary, opened.digest, _maskable(opened)),
-        length=length,
-        file_names=names,
-        ids_spool=_Spool(np.dtype("<i4")),
-        pieces=_Spool(PIECE),
-        rows=_Spool(ROW),
+        tokens=Tokens(layout.task, tokenizer.vocabulary, tokenizer.digest, _maskable(tokenizer)),
+        length=layout.length,
+        file_names=file_names,
+        ids_spool=Spool(np.dtype("<i4")),
+        pieces=Spool(PIECE),
+        rows=Spool(ROW),
         faults={},
     )
-    documents = read_documents(name, files, wanted)
     while block := list(islice(documents, DOCUMENTS_AT_ONCE)):
-        _add(samples, opened, block)
-    _lay_out(samples, pack)
+        _add(samples, tokenizer, block)
+    _lay_out(samples, layout.pack)
     return samples
 
 

@@ -76,6 +76,17 @@ def mask_tokens(rows: NDArray[np.int32], keys: Sequence[bytes], masks: Masks) ->
     return np.stack([shown, documents, np.where(asked, ids, -1)], axis=1).astype(np.int32)
 
 
+def unmask(inputs: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give the rows that masked ones were made from; other rows are left as they are.
+
+    Shapes: inputs (B, 2, L) or (B, 3, L); returns (B, 2, L).
+    """
+    if inputs.shape[1] == 2:
+        return inputs
+    shown, documents, originals = np.moveaxis(inputs, 1, 0)
+    return np.stack([np.where(originals >= 0, originals, shown), documents], axis=1)
+
+
 def _choose(
     ids: NDArray[np.int32], documents: NDArray[np.int32], which: NDArray[np.float64], masks: Masks
 ) -> NDArray[np.bool_]:

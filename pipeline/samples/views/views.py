@@ -117,9 +117,16 @@ def make_views(
     return Views(count, seed, Masks(tokens.maskable, **(mask or {})))
 
 
-def replay_views(samples: Samples, settings: Mapping[str, Any] | None, *, where: str) -> Views:
+def replay_views(
+    samples: Samples,
+    settings: Mapping[str, Any] | None,
+    counts: NDArray[np.int64] | None = None,
+    *,
+    where: str,
+) -> Views:
     """Make the views that were seen by whoever kept these settings; `where` says who.
 
+    Shapes: counts (vocabulary,), how often each token occurred then; by default as often as now.
     Raises: SampleError naming what differs, if this dataset cannot show them again.
     """
     if settings is None and views_of(samples).masks is None:
@@ -137,9 +144,12 @@ def replay_views(samples: Samples, settings: Mapping[str, Any] | None, *, where:
         )
     chosen = {key: settings["mask"][key] for key in ("fraction", "rare", "mask", "random")}
     views = make_views(samples, count=settings["count"], seed=settings["seed"], mask=chosen)
+    if counts is not None and views.masks:
+        maskable = replace(views.masks.maskable, counts=counts)
+        views = replace(views, masks=replace(views.masks, maskable=maskable))
     if differing := list_differences(({"views": settings}, {"views": views.settings})):
         head = f"{samples.name}: the views of {where} cannot be shown again"
-        advice = "Restore the whole corpus, for its rare tokens were masked most, or cache again."
+        advice = "Give the data the mask_token that the teacher saw, or cache again."
         raise SampleError("\n  ".join([head, *differing, advice]))
     return views
 

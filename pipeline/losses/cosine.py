@@ -1,0 +1,42 @@
+"""The direction of the student's features against the teacher's; knows no logits."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_embedding_loss
+
+from pipeline.errors import TargetError
+from pipeline.losses.average import share
+from pipeline.losses.term import Term
+
+
+def cosine(
+    student_features: Tensor, features: Tensor, *, count: Tensor | float | None = None
+) -> Tensor:
+    """Turn the student's features to where the teacher's point; how long they are is left alone.
+
+    1 minus the cosine of their angle, averaged over positions (over `count`, if given).
+
+    Shapes: both (P, d); returns ().
+    Units:  none, 0 to 2.
+    Raises: TargetError if the shapes differ.
+    Source: Sanh et al. 2019, arXiv:1910.01108, section 3.
+    """
+    if student_features.shape != features.shape:
+        raise TargetError(
+            f"cosine: the student's features have shape {tuple(student_features.shape)}, the "
+            f"teacher's {tuple(features.shape)}; they must be equally many and equally wide. Name "
+            "a module of the student that is as wide as the teacher's."
+        )
+    ones = torch.ones(len(features), device=features.device)
+    total = cosine_embedding_loss(student_features.float(), features.float(), ones, reduction="sum")
+    return total * share(len(features) if count is None else count)
+
+
+def count_vectors(features: Tensor, **_: str) -> int:
+    """Count the positions. Shapes: features (P, d)."""
+    return len(features)
+
+
+def no_term(*_: object, **__: object) -> Term:
+    """Stand where losses of logits have a term: features have no output layer to be fused with."""
+    raise AssertionError("a loss of features is never applied to logits")

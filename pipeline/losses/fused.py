@@ -1,0 +1,100 @@
+"""Losses from a student's last states and its output layer, in chunks of positions.
+
+A matrix of positions times classes, and its gradient, can be larger than the student. Here they
+are made for some positions at a time, value and gradient in one pass, and never exist whole; the
+gradient by the output layer adds up in place.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pipeline.losses.average import at_least_float32
+from pipeline.losses.term import Term
+
+# Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
+# output layer's weights.
+CHUNK_ELEMENTS = 2**24
+# Logits that losses look at together: 2 MiB stay in a core's cache from one operation to the next.
+BLOCK_ELEMENTS = {"cpu": 2**19}
+
+
+def fused_losses(
+    states: Tensor, layer: nn.Linear, terms: Sequence[tuple[float, Term]]
+) -> tuple[Tensor, Tensor]:
+    """Add up weighted losses of the logits `layer(states)`; also give each, unweighted.
+
+    Shapes: states (P, d), layer of (d, C); returns () and (number of terms,), without gradient.
+    """
+    total: Tensor
+    values: Tensor
+    total, values = _Fused.apply(  # type: ignore[no-untyped-call]  # torch's own
+        states, layer.weight, layer.bias, tuple(terms)
+    )
+    return total, values
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        terms: tuple[tuple[float, Term], ...],
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.promote_types(states.dtype, torch.float32)
+        values = torch.zeros(len(terms), dtype=exact, device=states.device)
+        by_states, by_weight = torch.empty_like(states), torch.zeros_like(weight)
+        by_bias = None if bias is None else torch.zeros_like(bias)
+        size = max(1, CHUNK_ELEMENTS // len(weight))
+        for start in range(0, len(states), size):
+            places = slice(start, min(start + size, len(states)))
+            logits = nn.functional.linear(states[places], weight, bias)  # (p, C)
+            values += _replace_by_gradient(logits, start, terms)
+            # Under autocast the logits are narrower than what they were made of.
+            gradient = logits.to(weight.dtype)
+            by_states[places] = gradient.to(states.dtype) @ weight.to(states.dtype)
+            by_weight.addmm_(gradient.T, states[places].to(weight.dtype))
+            if by_bias is not None:
+                by_bias += gradient.sum(0)
+        ctx.save_for_backward(by_states, by_weight, by_bias)
+        weights = values.new_tensor([weight for weight, _ in terms])
+        ctx.mark_non_differentiable(values)
+        return (values * weights).sum(), values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        by_states, by_weight, by_bias = ctx.saved_tensors
+        for gradient in (by_states, by_weight, by_bias):
+            if gradient is not None and bool(scale != 1):
+                gradient.mul_(scale)
+        return by_states, by_weight, by_bias, None
+
+
+def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float, Term]]) -> Tensor:
+    """Put the derivative of all losses in the place of the logits, and give the losses' values.
+
+    Shapes: logits (p, C), of the positions from `start` on; returns (number of terms,).
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    values = torch.zeros(len(terms), dtype=exact, device=logits.device)
+    size = max(
+        1, BLOCK_ELEMENTS.get(logits.device.type, len(logits) * logits.shape[1]) // logits.shape[1]
+    )
+    for first in range(0, len(logits), size):
+        block = logits[first : first + size]
+        places = slice(start + first, start + first + len(block))
+        together: Tensor | None = None
+        for number, (weight, term) in enumerate(terms):
+            value, gradient = term.rule(at_least_float32(block), places)
+            values[number] += value.sum() * term.factor
+            gradient.mul_(term.factor * weight)
+            together = gradient if together is None else together.add_(gradient)
+        assert together is not None
+        block.copy_(together)
+    return values

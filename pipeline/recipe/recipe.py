@@ -1,0 +1,57 @@
+"""A whole recipe: one experiment, of which every stage reads its own tables."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PrivateAttr
+
+from pipeline.recipe.schema import (
+    Cache,
+    Data,
+    Feature,
+    Loss,
+    Student,
+    Table,
+    Targets,
+    Teacher,
+    Views,
+)
+from pipeline.recipe.training import Run, Test, Training, Validation
+
+
+class Recipe(Table):
+    """One experiment; every stage reads its own tables of it."""
+
+    name: str = Field(min_length=1)
+    data: dict[str, Data] = Field(default={})
+    views: Views | None = None
+    teacher: Teacher | None = None
+    targets: Targets | None = None
+    features: Annotated[tuple[Feature, ...], Field(strict=False)] = ()
+    cache: Cache | None = None
+    student: Student | None = None
+    losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
+    training: Training | None = None
+    validation: Validation | None = None
+    test: Test | None = None
+    run: Run | None = None
+
+    _path: Path = PrivateAttr(default=Path("recipe.toml"))
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths of the recipe start from."""
+        return self._path.parent
+
+    @property
+    def file(self) -> str:
+        """How messages name the recipe."""
+        return self._path.name
+
+    def locate(self, place: str) -> Path:
+        """Turn a path of the recipe into one of this process, as short as it can be said."""
+        path = self.base / place
+        short = Path(os.path.normpath(path))
+        # "a/../b" is not "b" where a is a symbolic link.
+        return short if os.path.realpath(short) == os.path.realpath(path) else path

@@ -1,0 +1,68 @@
+"""The tables of a recipe that say how a student is optimised, judged, and where its run goes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.recipe.schema import (
+    EXECUTION,
+    Device,
+    OptionalPlace,
+    Place,
+    Positive,
+    Seed,
+    Table,
+)
+
+
+class Training(Table):
+    """How the student is optimised; exactly one of `epochs` and `steps`."""
+
+    data: str = "train"
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Seed = 0
+    window_parts: Positive = 8
+    evaluate_every: Positive | None = None
+    patience: Positive | None = None
+    checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
+    log_every: Annotated[Positive, Field(json_schema_extra=EXECUTION)] = 10
+    device: Device = "auto"
+    threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
+
+
+class Evaluation(Table):
+    """Held-out data; with a cache of it, the student is compared with the teacher as well."""
+
+    data: str
+    cache: OptionalPlace = None
+    batch_size: Positive = 512
+
+
+class Validation(Evaluation):
+    """Evaluated while training; `best_by` chooses the checkpoint that is kept."""
+
+    data: str = "validation"
+    best_by: Literal["accuracy", "nll", "teacher_kl"] = "accuracy"
+
+
+class Test(Evaluation):
+    """Evaluated once, with the best checkpoint, at the end."""
+
+    data: str = "test"
+
+
+class Run(Table):
+    """Where a run's metrics and checkpoints go."""
+
+    path: Place

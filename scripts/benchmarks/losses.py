@@ -1,0 +1,231 @@
+"""A student's loss over a large vocabulary, from states and output layer, against plain PyTorch.
+
+Everything is timed from the student's last states to the gradients by states and output layer. Peak
+memory is that of a fresh process, above what it held before the step.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from benchmarks.measure import Figure, Options, interleave, ratios, say
+from pipeline.losses import LOSSES, fused_losses
+from pipeline.targets import Targets, TargetSpec, decode, encode, fit_basis
+
+COMMAND = "scripts/bench losses"
+WIDTH = 576  # of SmolLM2
+KEPT, RANK = 64, 16
+TURNS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student's last states and output layer, a teacher's logits, and the labels.
+
+    Shapes: states (P, d), layer d to C, teacher (P, C), labels (P,).
+    """
+
+    states: Tensor
+    layer: nn.Linear
+    teacher: Tensor
+    labels: Tensor
+
+
+Step = Callable[[Case], Tensor]
+
+
+def make_case(*, quick: bool) -> Case:
+    """Draw a case; logits are a linear map of fewer numbers, as those of a language model are."""
+    positions, classes = (32, 500) if quick else (1024, 50_000)
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    layer = nn.Linear(WIDTH, classes, bias=False)
+    hidden = draw(positions, KEPT) * torch.linspace(2, 0.1, KEPT)
+    teacher = hidden @ draw(KEPT, classes) + 2 * draw(classes)
+    labels = torch.arange(positions) % classes
+    return Case(draw(positions, WIDTH).requires_grad_(), layer, teacher, labels)
+
+
+def hard(case: Case) -> Tensor:
+    """Plain cross-entropy of the labels."""
+    return cross_entropy(case.layer(case.states), case.labels)
+
+
+def scattered(case: Case, targets: Targets) -> Tensor:
+    """Plain KL with the kept classes scattered over a dense teacher, and cross-entropy."""
+    assert targets.classes is not None
+    logits = case.layer(case.states)
+    kept = targets.logits.softmax(1)
+    teacher = torch.zeros_like(logits).scatter_(1, targets.classes, kept)
+    soft = kl_div(logits.log_softmax(1), teacher, reduction="batchmean")
+    return soft + cross_entropy(logits, case.labels)
+
+
+def dense(case: Case) -> Tensor:
+    """Plain KL at T = 2 with all of the teacher's logits at hand."""
+    both = case.layer(case.states), case.teacher
+    student, teacher = ((logits / 2).log_softmax(1) for logits in both)
+    return 4 * kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def fused(case: Case, targets: Targets, temperature: float) -> Tensor:
+    """Ours: soft targets and hard labels together."""
+    soft = LOSSES["soft_targets"].term(targets, temperature=temperature)
+    terms = [(1.0, soft), (1.0, LOSSES["hard_labels"].term(case.labels))]
+    return fused_losses(case.states, case.layer, terms)[0]
+
+
+def make_steps(case: Case) -> dict[str, Step]:
+    """Name every step that is measured."""
+    bucket, shape = _cut(case, 0), _cut(case, RANK)
+    return {
+        "hard": hard,
+        "scattered": partial(scattered, targets=bucket),
+        "dense": dense,
+        "fused at T = 1": partial(fused, targets=bucket, temperature=1.0),
+        "fused at T = 2": partial(fused, targets=bucket, temperature=2.0),
+        f"fused with a rank-{RANK} tail at T = 2": partial(fused, targets=shape, temperature=2.0),
+    }
+
+
+FUSED_1, FUSED_2, FUSED_RANK = (
+    "fused at T = 1",
+    "fused at T = 2",
+    f"fused with a rank-{RANK} tail at T = 2",
+)
+# Ours, the baseline beside it, what that is called, and the bar.
+PAIRS = (
+    (FUSED_1, "hard", "plain cross-entropy", 1.2),
+    (FUSED_2, "hard", "plain cross-entropy", 1.6),
+    (FUSED_1, "scattered", "plain KL to a scattered teacher, and cross-entropy", 1 / 1.3),
+    (FUSED_RANK, "dense", "plain KL to all of the teacher's logits", 1.0),
+)
+MEMORY_BAR, ENCODING_BAR = 0.5, 1.5
+
+
+def run(options: Options) -> list[Figure]:
+    """Measure time, encoding and memory."""
+    torch.set_num_threads(options.threads)
+    memory = [_measure_memory(name, options) for name in (FUSED_1, FUSED_2, FUSED_RANK)]
+    case = make_case(quick=options.quick)
+    steps = make_steps(case)
+    times = [_measure_time(case, steps, *pair, options) for pair in PAIRS]
+    return [*times, *memory, _measure_encoding(case, options)]
+
+
+def _cut(case: Case, rank: int) -> Targets:
+    spec = TargetSpec("top_k", case.teacher.shape[1], KEPT, rank=rank)
+    basis = fit_basis(lambda: iter([case.teacher]), rank, 0) if rank else None
+    return decode(spec, encode(spec, case.teacher, basis), basis)
+
+
+def _measure_time(  # a pair, and what it is measured on
+    case: Case,
+    steps: dict[str, Step],
+    ours: str,
+    baseline: str,
+    called: str,
+    bar: float,
+    options: Options,
+) -> Figure:
+    say(f"losses: {ours} / {baseline}")
+    rounds = interleave(
+        lambda: _seconds(case, steps[ours]), lambda: _seconds(case, steps[baseline]), options, TURNS
+    )
+    positions, classes = case.teacher.shape
+    beside = min(each[1] for pairs in rounds for each in pairs)
+    return Figure(
+        f"soft and hard, {ours} / {called}",
+        ratios(rounds),
+        "x",
+        bar,
+        COMMAND,
+        f"{positions} positions, {classes} classes, top-{KEPT}, output layer {WIDTH} wide; "
+        f"baseline {1000 * beside:.0f} ms",
+    )
+
+
+def _seconds(case: Case, step: Step) -> float:
+    started = time.perf_counter()
+    torch.autograd.grad(step(case), [case.states, case.layer.weight])
+    return time.perf_counter() - started
+
+
+def _measure_encoding(case: Case, options: Options) -> Figure:
+    say("losses: encoding")
+    spec = TargetSpec("top_k", case.teacher.shape[1], KEPT)
+
+    def ours() -> float:
+        started = time.perf_counter()
+        encode(spec, case.teacher)
+        return time.perf_counter() - started
+
+    def baseline() -> float:
+        started = time.perf_counter()
+        torch.logsumexp(case.teacher, 1)
+        torch.topk(case.teacher, KEPT, 1)
+        return time.perf_counter() - started
+
+    rounds = interleave(ours, baseline, options, TURNS)
+    a_position = min(each[0] for pairs in rounds for each in pairs) / len(case.teacher)
+    return Figure(
+        f"encoding top-{KEPT} with its tail / logsumexp and topk",
+        ratios(rounds),
+        "x",
+        ENCODING_BAR,
+        COMMAND,
+        f"{1e6 * a_position:.0f} microseconds a position of {spec.class_count} classes",
+    )
+
+
+def _measure_memory(name: str, options: Options) -> Figure:
+    say(f"losses: memory, {name}")
+    pairs = [(_peak_kib(name, options), _peak_kib("hard", options)) for _ in range(options.rounds)]
+    return Figure(
+        f"peak memory, soft and hard, {name} / plain cross-entropy",
+        ratios([[pair] for pair in pairs]),
+        "x",
+        MEMORY_BAR,
+        COMMAND,
+        f"{pairs[0][0] / 1024:.0f} MiB and {pairs[0][1] / 1024:.0f} MiB above what was there",
+    )
+
+
+def _peak_kib(name: str, options: Options) -> float:
+    words = [name, str(options.threads), *(["quick"] if options.quick else [])]
+    command = [sys.executable, "-m", "benchmarks.losses", *words]
+    scripts = Path(__file__).resolve().parents[1]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=scripts)
+    return float(answer.stdout)
+
+
+def _tell_peak(name: str, threads: str, *quick: str) -> None:
+    """Take one step in this process and print its peak, in KiB, above what was there before."""
+    torch.set_num_threads(int(threads))
+    small, case = make_case(quick=True), make_case(quick=bool(quick))
+    for each, step in ((small, make_steps(small)[name]), (case, make_steps(case)[name])):
+        before = _clear_peak()
+        torch.autograd.grad(step(each), [each.states, each.layer.weight])
+    print(max(1, _peak() - before))
+
+
+def _clear_peak() -> int:
+    """Begin to look for the peak again, and tell what is held now, in KiB."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _peak()
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+if __name__ == "__main__":
+    _tell_peak(*sys.argv[1:])

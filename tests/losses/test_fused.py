@@ -1,0 +1,165 @@
+"""Losses from states and output layer are the losses of logits, in value and in every gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.losses import LOSSES, Term, fused_losses
+from pipeline.targets import Targets, TargetSpec, decode, encode, fit_basis, uniforms
+
+POSITIONS, WIDTH, CLASSES = 23, 6, 30
+KINDS: list[dict[str, Any]] = [
+    {"kind": "all", "k": CLASSES},
+    {"kind": "top_k", "k": 5},
+    {"kind": "top_k", "k": 5, "rank": 4},
+    {"kind": "top_p", "k": 9, "p": 0.6},
+    {"kind": "sampled", "k": 0, "draws": 7},
+    {"kind": "hybrid", "k": 3, "draws": 7},
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 8 positions, of 3 blocks each."""
+    monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", 8 * CLASSES)
+    monkeypatch.setattr("pipeline.losses.fused.BLOCK_ELEMENTS", {"cpu": 3 * CLASSES})
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_targets(**options: Any) -> Targets:
+    spec, logits = TargetSpec(class_count=CLASSES, **options), 2 * draw(POSITIONS, CLASSES, seed=0)
+    numbers = uniforms(0, [("a", 0)], [POSITIONS], spec.draws) if spec.draws else None
+    basis = (
+        fit_basis(lambda: iter([draw(90, CLASSES, seed=5)]), spec.rank, 0) if spec.rank else None
+    )
+    return decode(spec, encode(spec, logits, basis, numbers), basis)
+
+
+def make_labels() -> Tensor:
+    labels = torch.arange(POSITIONS) % CLASSES
+    labels[::4] = -1
+    return labels
+
+
+def student(*, bias: bool, dtype: torch.dtype = torch.float32) -> tuple[Tensor, nn.Linear]:
+    layer = nn.Linear(WIDTH, CLASSES, bias=bias, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(draw(CLASSES, WIDTH, seed=1))
+    return draw(POSITIONS, WIDTH, seed=2).to(dtype).requires_grad_(), layer
+
+
+def both(targets: Targets, temperature: float) -> list[tuple[float, str, Any, dict[str, Any]]]:
+    return [
+        (0.7, "soft_targets", targets, {"temperature": temperature}),
+        (0.3, "hard_labels", make_labels(), {}),
+    ]
+
+
+def grads(total: Tensor, states: Tensor, layer: nn.Linear) -> list[Tensor]:
+    return list(torch.autograd.grad(total * 1.7, [states, *layer.parameters()]))
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_losses_are_those_of_whole_logits(
+    options: dict[str, Any], temperature: float, bias: bool
+) -> None:
+    (states, layer), asked = student(bias=bias), both(make_targets(**options), temperature)
+    terms = [(weight, LOSSES[name].term(what, **how)) for weight, name, what, how in asked]
+    total, values = fused_losses(states, layer, terms)
+    plain = [LOSSES[name].function(layer(states), what, **how) for _, name, what, how in asked]
+    torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-5, atol=1e-6)
+    whole = sum(weight * value for (weight, *_), value in zip(asked, plain, strict=True))
+    assert isinstance(whole, Tensor)
+    for one, other in zip(grads(total, states, layer), grads(whole, states, layer), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
+def test_fused_gradients_are_the_derivatives(options: dict[str, Any]) -> None:
+    states, layer = student(bias=True, dtype=torch.float64)
+    states = states.detach()[:4].requires_grad_()
+    asked = [
+        (0.7, LOSSES["soft_targets"].term(make_targets(**options)[:4], temperature=2.5)),
+        (0.3, LOSSES["hard_labels"].term(make_labels()[:4])),
+    ]
+    assert torch.autograd.gradcheck(
+        lambda s, w: _with_weight(layer, s, w, asked),
+        (states, layer.weight.detach().clone().requires_grad_()),
+    )
+
+
+def _with_weight(
+    layer: nn.Linear, states: Tensor, weight: Tensor, terms: list[tuple[float, Term]]
+) -> Tensor:
+    from pipeline.losses.fused import _Fused
+
+    total: Tensor = _Fused.apply(states, weight, layer.bias.detach(), tuple(terms))[0]
+    return total
+
+
+def test_a_share_of_a_batch_counts_as_what_it_is() -> None:
+    states, layer = student(bias=False)
+    targets, make_term = make_targets(kind="top_k", k=5), LOSSES["soft_targets"].term
+    whole = fused_losses(states, layer, [(1.0, LOSSES["soft_targets"].term(targets))])[0]
+    halves = [
+        fused_losses(states[cut], layer, [(1.0, make_term(targets[cut], POSITIONS))])[0]
+        for cut in (slice(0, 5), slice(5, POSITIONS))
+    ]
+    assert (halves[0] + halves[1]).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_no_positions_cost_nothing() -> None:
+    states, layer = student(bias=True)
+    term = LOSSES["hard_labels"].term(make_labels()[:0])
+    total, values = fused_losses(states[:0], layer, [(1.0, term)])
+    assert total.item() == 0
+    assert values.tolist() == [0.0]
+    assert not any(grad.any() for grad in grads(total, states, layer))
+
+
+def test_autocast_computes_logits_in_half_precision_and_losses_in_full() -> None:
+    (states, layer), targets = student(bias=True), make_targets(kind="top_k", k=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = fused_losses(states, layer, [(1.0, LOSSES["soft_targets"].term(targets))])
+        plain = LOSSES["soft_targets"].function(layer(states), targets)
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(plain.item(), rel=1e-3)
+    for one, other in zip(grads(total, states, layer), grads(plain, states, layer), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.01)
+
+
+def largest_tensor(make: Callable[[], Tensor]) -> int:
+    """Watch what autograd and the forward pass hold: the most elements of any one tensor made."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            answer = func(*args, **(kwargs or {}))
+            if isinstance(answer, Tensor):
+                seen[0] = max(seen[0], answer.numel())
+            return answer
+
+    with Watch():
+        make().backward()
+    return seen[0]
+
+
+def test_logits_never_exist_whole() -> None:
+    states, layer = student(bias=False)
+    targets = make_targets(kind="top_k", k=5)
+    term = LOSSES["soft_targets"].term(targets)
+    assert largest_tensor(lambda: fused_losses(states, layer, [(1.0, term)])[0]) == 8 * CLASSES
+    plain = LOSSES["soft_targets"].function
+    assert largest_tensor(lambda: plain(layer(states), targets)) == POSITIONS * CLASSES
