@@ -81,6 +81,12 @@ def _selections(out: Path, options: Namespace) -> Report:
     return selections.run(out, seeds=options.seeds)
 
 
+def _language_tails(out: Path, options: Namespace) -> Report:
+    from replication import language_tails
+
+    return language_tails.run(out)
+
+
 CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
     "soft-targets": (
         _soft_targets,
@@ -93,6 +99,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
     "any-temperature": (
         _any_temperature,
         "Fashion-MNIST: four classes and their tail give the left-out mass at any temperature.",
+    ),
+    "language-tails": (
+        _language_tails,
+        "SmolLM2 on Shakespeare: what a few bytes a position know of 49,152 classes.",
     ),
     "selections": (
         _selections,
