@@ -32,6 +32,7 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "backend": plan.backend,
         "compression": plan.compression,
         "targets": plan.about["targets"],
+        "views": plan.about.get("views"),
         "class_names": plan.about["class_names"],
         "skipped": len(plan.about["skipped"]),
         "size_bytes": manifest["size_bytes"],
@@ -72,6 +73,7 @@ def tell(summary: dict[str, Any]) -> str:
         f"digest {summary['settings']['data']['digest'][:16]}",
         "teacher": _teacher_text(summary),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
+        "views": _views_text(summary["views"]),
         "kept": _kept_text(targets),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
         f"({summary['field_bytes_a_position']:g} of them arrays), {summary['backend']}, "
@@ -81,8 +83,17 @@ def tell(summary: dict[str, Any]) -> str:
         "accuracy": f"of the teacher: {right}",
         "digest": summary["digest"],
     }
-    lines = [f"  {name:10} {text}" for name, text in facts.items()]
+    lines = [f"  {name:10} {text}" for name, text in facts.items() if text]
     return "\n".join([summary["cache"], *lines, *map(_row_text, summary["decoded"])])
+
+
+def _views_text(views: dict[str, Any] | None) -> str:
+    if views is None:
+        return ""
+    fraction = views["mask"]["fraction"]
+    return (
+        f"{views['count']} of each sample, {fraction:g} of its tokens masked, seed {views['seed']}"
+    )
 
 
 def _kept_text(targets: dict[str, Any]) -> str:

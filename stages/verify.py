@@ -14,7 +14,7 @@ from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
-from pipeline.samples import positions_of
+from pipeline.samples import positions_of, read_views, views_of
 from pipeline.store import (
     PLAN_FILE,
     Cache,
@@ -162,9 +162,11 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     part = row // work.plan.rows_per_part
     rows = work.plan.part_range(part)
     start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
-    batch = work.samples.read(range(start, min(start + work.batch_size, rows.stop)))
+    asked = range(start, min(start + work.batch_size, rows.stop))
+    batch = read_views(work.samples, asked)
+    views = views_of(work.samples).split(asked)[1]
     counts = positions_of(work.samples, batch).counts
-    again = _of_row(answer(work, batch), counts, row - start)
+    again = _of_row(answer(work, batch, views), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
     there = _of_row(cache.read_part(part, list(again)), counts, row - rows.start)
     difference = _largest_difference(again, there, [name for name in LOGITS if name in again])

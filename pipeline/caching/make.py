@@ -20,7 +20,7 @@ from pipeline.caching.plan import Work
 from pipeline.compute import Background, guard_memory
 from pipeline.errors import TargetError
 from pipeline.models import BLOCK_ELEMENTS, Output, prepare
-from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of
+from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of, unmask, views_of
 from pipeline.store import (
     Built,
     SampleTable,
@@ -41,8 +41,9 @@ from pipeline.targets import (
 )
 
 Arrays = dict[str, NDArray[np.generic]]
-# The ids of a batch, and what the teacher answered.
-Asked = tuple[list[str], Output]
+Digests = NDArray[np.uint8]
+# Of each row of a batch its sample's id and its view, and what the teacher answered.
+Asked = tuple[list[tuple[str, int]], Output]
 # One batch being answered, one ready, one being read.
 READ_AHEAD = 2
 # Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
@@ -55,12 +56,13 @@ LOOK_AGAIN_S = 0.2
 class Question:
     """One batch of a part, read and waiting; `claim` is let go once the part is written.
 
-    Shapes: digests (B, 16), of the batch's inputs.
+    Shapes: digests (B, 16), of the samples as they are; views (B,), in which the batch shows them.
     """
 
     part: int
     batch: SampleBatch
     digests: NDArray[np.uint8]
+    views: NDArray[np.int64]
     positions: Positions
     is_last: bool
     claim: ExitStack
@@ -76,6 +78,7 @@ class Rows:
     ids: list[str]
     labels: NDArray[np.int64]
     digests: NDArray[np.uint8]
+    views: NDArray[np.int64]
     positions: Positions
     tokens: Arrays
 
@@ -99,19 +102,19 @@ def make_parts(
             time.sleep(LOOK_AGAIN_S)
 
 
-def answer(work: Work, batch: SampleBatch) -> Arrays:
-    """Ask the teacher about one batch, and keep what the plan says.
+def answer(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Arrays:
+    """Ask the teacher about one batch, shown in these views, and keep what the plan says.
 
-    Shapes: returns the arrays of the plan's fields over positions, (P, ...).
+    Shapes: views (B,); returns the arrays of the plan's fields over positions, (P, ...).
     Raises: TargetError if a logit is not finite, naming the samples.
     """
-    return _encode(work, [(batch.ids, _ask(work, batch))])
+    return _encode(work, [_ask(work, batch, views)])
 
 
-def _ask(work: Work, batch: SampleBatch) -> Output:
+def _ask(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Asked:
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         output: Output = work.network(prepare(batch.inputs, work.device))
-        return output
+        return list(zip(batch.ids, views.tolist(), strict=True)), output
 
 
 def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
@@ -141,8 +144,8 @@ def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
     if not work.spec.draws:
         return None
     counts = torch.cat([output.positions for _, output in asked]).tolist()
-    samples = [(sample_id, 0) for ids, _ in asked for sample_id in ids]
-    return uniforms(work.spec.seed, samples, counts, work.spec.draws)
+    rows = [row for rows, _ in asked for row in rows]
+    return uniforms(work.spec.seed, rows, counts, work.spec.draws)
 
 
 def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
@@ -176,7 +179,7 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
         closing(prefetch(_questions(work, parts, claims), ahead)) as questions,
     ):
         for question in questions:
-            asked.append((question.batch.ids, _ask(work, question.batch)))
+            asked.append(_ask(work, question.batch, question.views))
             batches.append(_rows(work, question))
             advance(len(question.batch.ids))
             if question.is_last or _count_elements(work, asked) >= ENCODE_ELEMENTS:
@@ -198,23 +201,38 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         claims.callback(claim.close)
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.read_rows):
-            block = work.samples.read(range(start, min(start + work.read_rows, rows.stop)))
-            digests = work.contents.confirm(work.samples.name, start, block)
+            block, digests, views = _read(
+                work, range(start, min(start + work.read_rows, rows.stop))
+            )
             for first in range(0, len(block.ids), work.batch_size):
                 cut = slice(first, first + work.batch_size)
                 batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])
                 is_last = start + first + len(batch.ids) == rows.stop
                 positions = positions_of(work.samples, batch)
-                yield Question(part, batch, digests[cut], positions, is_last, claim)
+                yield Question(part, batch, digests[cut], views[cut], positions, is_last, claim)
+
+
+def _read(work: Work, rows: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
+    """Read samples, each once, confirm their contents, and show them in the views of the rows."""
+    views = views_of(work.samples)
+    indices, numbers = views.split(rows)
+    first = int(indices[0])
+    read = work.samples.read(range(first, int(indices[-1]) + 1))
+    digests = work.contents.confirm(work.samples.name, first, read)
+    if views.count > 1:
+        at = indices - first
+        ids = [read.ids[place] for place in at.tolist()]
+        read, digests = SampleBatch(ids, read.inputs[at], read.labels[at]), digests[at]
+    return views.show(read, numbers), digests, numbers
 
 
 def _rows(work: Work, question: Question) -> Rows:
     """Let go of the inputs; their digests are all that is kept of them, and tokens."""
     batch, tokens = question.batch, tokens_of(work.samples)
-    kept = encode_rows(batch.inputs, tokens.vocabulary) if tokens else {}
+    kept = encode_rows(unmask(batch.inputs), tokens.vocabulary) if tokens else {}
     if tokens and tokens.task == "next_token":
         check_counts(kept, question.positions.counts, batch.ids)
-    return Rows(batch.ids, batch.labels, question.digests, question.positions, kept)
+    return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions, kept)
 
 
 def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
@@ -247,7 +265,7 @@ def _table(batches: list[Rows]) -> SampleTable:
     return SampleTable(
         ids=[sample_id for batch in batches for sample_id in batch.ids],
         digests=np.concatenate([batch.digests for batch in batches]),
-        views=np.zeros(len(labels), np.int32),
+        views=np.concatenate([batch.views for batch in batches]).astype(np.int32),
         labels=labels,
         positions=np.concatenate([batch.positions.counts for batch in batches]).astype(np.int32),
     )
@@ -269,12 +287,12 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
 
 def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
     """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
-    for ids, output in asked:
+    for rows, output in asked:
         if bad := _find_bad_rows(output):
-            named = ", ".join(ids[row] for row in bad[:5])
+            named = ", ".join(rows[row][0] for row in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             return TargetError(
-                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(ids)} samples of "
+                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(rows)} samples of "
                 f"a batch ({named}{more}); every logit must be finite.\n"
                 "  Try teacher.precision = 'float32', or look at these samples. Finished parts are "
                 "kept."

@@ -33,7 +33,7 @@ from pipeline.experiment import (
 )
 from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe, comparable
-from pipeline.samples import ContentLog, Samples, Scan, tokens_of
+from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
 from pipeline.stream.token_rows import token_fields
 from pipeline.targets import TargetSpec, feature_fields, nodes_with, target_fields
@@ -109,13 +109,18 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     }
     shape = find_shape(recipe, spec, settings, samples=data.samples, network=network, device=device)
     plan = Plan(
-        rows=len(data.samples),
+        rows=len(data.samples) * views_of(data.samples).count,
         rows_per_part=cache.rows_per_part,
         backend=cache.backend,
         compression=cache.compression,
         fields=(*target_fields(spec), *feature_fields(dtypes, widths), *_token_fields(data)),
         settings=settings,
-        about=_about(recipe, data, network, spec) | _tokens(data.samples) | _shared(shape),
+        about={
+            **_about(recipe, data, network, spec),
+            **_views(data.samples),
+            **_tokens(data.samples),
+            **_shared(shape),
+        },
     )
     return Work(
         samples=data.samples,
@@ -136,6 +141,11 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
 def _tokenizer(samples: Samples) -> dict[str, Any]:
     tokens = tokens_of(samples)
     return {"task": tokens.task, "tokenizer": tokens.tokenizer_digest} if tokens else {}
+
+
+def _views(samples: Samples) -> dict[str, Any]:
+    settings = views_of(samples).settings
+    return {"views": settings} if settings else {}
 
 
 def _tokens(samples: Samples) -> dict[str, Any]:
@@ -225,7 +235,7 @@ def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
     where, names = f"data.{recipe.cache.data}", data.samples.class_names
     highest, tokens = max(data.scan.label_counts, default=-1), tokens_of(data.samples)
     problem = None
-    if tokens and tokens.task == "next_token":
+    if tokens and tokens.task != "label":
         if tokens.vocabulary > class_count:
             problem = f"is of {tokens.vocabulary} tokens"
     elif names is not None and len(names) != class_count:

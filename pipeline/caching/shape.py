@@ -1,6 +1,7 @@
-"""The shape of the tail, learned once for a whole cache, from the teacher's answers on some rows.
+"""What all parts of a cache share: the shape of the tail, and what masks are drawn by.
 
-A cache that was begun keeps the basis it has: its plan vouches for it.
+The shape is learned once for a whole cache, from the teacher's answers on some rows. A cache that
+was begun keeps the basis it has: its plan vouches for it.
 """
 
 from dataclasses import dataclass
@@ -14,14 +15,23 @@ import torch
 from pipeline.compute import guard_memory
 from pipeline.models import Network, Output, prepare
 from pipeline.recipe import Recipe
-from pipeline.samples import Samples
-from pipeline.store import PLAN_FILE, Shared, encode_shared, read_plan, read_shared, shared_faults
+from pipeline.samples import Samples, read_views, views_of
+from pipeline.store import (
+    PLAN_FILE,
+    Field,
+    Shared,
+    encode_shared,
+    read_plan,
+    read_shared,
+    shared_faults,
+)
+from pipeline.stream.token_rows import TOKEN_COUNTS, encode_token_counts
 from pipeline.targets import Basis, TargetSpec, basis_fields, decode_basis, encode_basis, fit_basis
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A basis, and the files it is kept in; both None where tails keep their mass alone."""
+    """A basis, None where tails keep their mass alone, and the files of all that is shared."""
 
     basis: Basis | None = None
     shared: Shared | None = None
@@ -41,17 +51,19 @@ def find_shape(
     Raises: TargetError if the rank does not fit, or a logit is not finite.
     """
     assert recipe.cache
-    if not spec.rank:
+    fields, arrays, basis = list[Field](), dict[str, Any](), None
+    if spec.rank:
+        folder = recipe.locate(recipe.cache.path)
+        basis = _planned(folder, settings) or _learn(recipe, spec, samples, network, device)
+        fields += basis_fields(spec)
+        arrays |= encode_basis(basis)
+    if masks := views_of(samples).masks:
+        fields.append(TOKEN_COUNTS)
+        arrays[TOKEN_COUNTS.name] = encode_token_counts(masks.maskable.counts, spec.class_count)
+    if not fields:
         return Shape()
-    folder = recipe.locate(recipe.cache.path)
-    basis = _planned(folder, settings) or _learn(recipe, spec, samples, network, device)
-    shared = encode_shared(
-        basis_fields(spec),
-        encode_basis(basis),
-        backend=recipe.cache.backend,
-        compression=recipe.cache.compression,
-    )
-    return Shape(basis, shared)
+    backend, compression = recipe.cache.backend, recipe.cache.compression
+    return Shape(basis, encode_shared(fields, arrays, backend=backend, compression=compression))
 
 
 def _planned(folder: Path, settings: dict[str, Any]) -> Basis | None:
@@ -72,11 +84,13 @@ def _learn(
     assert recipe.targets
     tail, batch_size = recipe.targets.tail, recipe.teacher.batch_size
     assert tail.kind == "low_rank"
-    order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(len(samples))
+    order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(
+        len(samples) * views_of(samples).count
+    )
     outputs, positions = list[Output](), 0
     with guard_memory(batch_size, "teacher"):
         for start in range(0, len(order), batch_size):
-            inputs = samples.read(order[start : start + batch_size]).inputs
+            inputs = read_views(samples, order[start : start + batch_size]).inputs
             outputs.append(network(prepare(inputs, device)))
             positions += len(outputs[-1])
             if positions >= tail.positions:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.errors import SampleError
+from pipeline.errors import FingerprintMismatch, SampleError, list_differences
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.samples import (
@@ -17,11 +17,14 @@ from pipeline.samples import (
     Locator,
     Samples,
     Scan,
+    Viewed,
+    make_views,
     open_samples,
     read_labels,
     scan_samples,
     subset,
     tokens_of,
+    views_of,
     without,
 )
 from pipeline.store import Cache, open_cache
@@ -44,7 +47,7 @@ class Joined:
 
     stream: Stream
     highest_label: int
-    identity: dict[str, str]
+    identity: dict[str, Any]
 
 
 def open_data(recipe: Recipe, name: str) -> Samples:
@@ -63,6 +66,7 @@ def open_data(recipe: Recipe, name: str) -> Samples:
 def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None = None) -> Scanned:
     """Open a dataset and read every sample once, so that what is wrong shows before the long work.
 
+    It is to be seen in the views that the recipe says; the scan sees the samples as they are.
     `log` is told of the contents of all that may be used.
 
     Raises: SampleError that counts and names what cannot be used.
@@ -80,7 +84,14 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None 
         say(f"data.{name}: skipped {skip.id}: {skip.reason}", quiet)
     if len(scan.skipped) > SHOWN_SKIPS:
         say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
-    return Scanned(without(samples, [skip.index for skip in scan.skipped]), scan)
+    kept = without(samples, [skip.index for skip in scan.skipped])
+    return Scanned(_viewed(recipe, kept), scan)
+
+
+def _viewed(recipe: Recipe, samples: Samples) -> Samples:
+    options = recipe.views.model_dump() if recipe.views else {}
+    views = make_views(samples, **options)
+    return Viewed(samples, views) if views.masks else samples
 
 
 def join_data(
@@ -94,9 +105,12 @@ def join_data(
     if cache_place is None:
         data = scan_data(recipe, name, quiet=quiet)
         highest = max([_highest_token(data.samples), *data.scan.label_counts])
-        return Joined(Stream(data.samples, **options), highest, {"data": data.scan.digest})
+        settings = views_of(data.samples).settings
+        identity = {"data": data.scan.digest} | ({"views": settings} if settings else {})
+        return Joined(Stream(data.samples, **options), highest, identity)
     cache, samples = open_cache(recipe.locate(cache_place)), open_data(recipe, name)
     _check_tokenizer(cache, samples)
+    _check_views(recipe, cache)
     if len(samples) > cache.plan.rows:
         more = len(samples) - cache.plan.rows
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
@@ -112,10 +126,13 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
     They are the dataset's own, which may have been added or mended since the teacher ran.
     """
     locator, highest, digest, hint = Locator(samples), _highest_token(samples), hashlib.sha256(), 0
+    views = cache.plan.about.get("views", {"count": 1})["count"]
     for part in range(cache.plan.part_count):
         indices = locator.locate(cache.read_samples(part).ids, hint)
         labels = read_labels(samples, indices)
-        highest, hint = max(highest, int(labels.max())), int(indices[-1]) + 1
+        # A part may end between two views of a sample.
+        is_between = cache.plan.part_range(part).stop % views > 0
+        highest, hint = max(highest, int(labels.max())), int(indices[-1]) + (not is_between)
         digest.update(labels.astype("<i8").tobytes())
     return highest, digest.hexdigest()
 
@@ -123,7 +140,24 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
 def _highest_token(samples: Samples) -> int:
     """Give the highest label that text has by itself, -1 if it has none."""
     tokens = tokens_of(samples)
-    return tokens.vocabulary - 1 if tokens and tokens.task == "next_token" else -1
+    return tokens.vocabulary - 1 if tokens and tokens.task != "label" else -1
+
+
+def _check_views(recipe: Recipe, cache: Cache) -> None:
+    """Refuse views that are asked for beside those that the cache was made of."""
+    there = cache.plan.about.get("views")
+    if recipe.views is None or there is None:
+        return
+    here = recipe.views.model_dump()
+    known = {name: there[name] for name in here} | {
+        "mask": {name: there["mask"][name] for name in here["mask"]}
+    }
+    if lines := list_differences(({"views": known}, {"views": here})):
+        head = f"{cache.path}: this cache holds other views than the recipe asks for"
+        advice = (
+            "A student sees what its teacher saw: leave [views] out, or write there what is there."
+        )
+        raise FingerprintMismatch("\n  ".join([head, *lines, advice]))
 
 
 def _check_tokenizer(cache: Cache, samples: Samples) -> None:

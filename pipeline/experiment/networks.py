@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from pipeline.compute import guard_memory
-from pipeline.errors import ModelError, PipelineError, RecipeError
+from pipeline.errors import ModelError, PipelineError, RecipeError, SampleError
 from pipeline.models import (
     Network,
     context_of,
@@ -17,7 +17,7 @@ from pipeline.models import (
 from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import Samples, positions_of, tokens_of
+from pipeline.samples import SampleBatch, Samples, positions_of, read_views, tokens_of, views_of
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -77,7 +77,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
         the data asks.
     """
     _check_task(network, samples, whose)
-    batch = samples.read([0])
+    batch = _first_readable(samples)
     inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
         with guard_memory(1, whose):
@@ -96,6 +96,17 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
         ) from error
 
 
+def _first_readable(samples: Samples) -> SampleBatch:
+    """Read one sample; the first ones may be such that were skipped when the cache was made."""
+    step, last = views_of(samples).count, len(samples) - 1
+    for index in range(last):
+        try:
+            return read_views(samples, [index * step])
+        except SampleError:
+            continue
+    return read_views(samples, [last * step])
+
+
 @torch.no_grad()
 def measure_features(network: Network, samples: Samples, device: torch.device) -> dict[str, int]:
     """Ask a network that is tapped about one sample, for how wide each feature is.
@@ -103,7 +114,8 @@ def measure_features(network: Network, samples: Samples, device: torch.device) -
     Raises: ModelError if a module's answer is no vector for every position.
     """
     # Twice, for with a batch of one an answer to no sample in particular looks like one to each.
-    output = network(prepare(samples.read([0]).inputs.repeat(2, axis=0), device))
+    inputs = _first_readable(samples).inputs.repeat(2, axis=0)
+    output = network(prepare(inputs, device))
     return {name: feature.shape[1] for name, feature in output.features.items()}
 
 
@@ -129,5 +141,6 @@ def _check_positions(answered: int, asked: int, samples: Samples, whose: str) ->
     if answered != asked:
         raise ModelError(
             f"{whose}.model: gives {answered} answers to a sample of {samples.name}, which asks "
-            f"for {asked}. Give model and data the same task: 'label' or 'next_token'."
+            f"for {asked}. Give model and data the same task: 'label', 'next_token' or "
+            "'masked_token'."
         )

@@ -1,4 +1,6 @@
-"""Causal language models: rows of tokens in, an answer for every token that is asked for.
+"""Language models: rows of tokens in, an answer for every token that is asked for.
+
+Causal ones are asked for each token that follows another, masked ones for those that are hidden.
 
 The model runs to its last hidden states; logits are made of those in blocks, by whoever needs them,
 for a matrix of positions times vocabulary may be larger than everything else together.
@@ -22,11 +24,15 @@ Head = Callable[[Tensor], Tensor]
 class Parts:
     """A model in two: tokens (B, L) become states (B, L, d), and states (P, d) logits (P, C).
 
-    Of a model that cannot be parted the states are its logits already.
+    Of a model that cannot be parted the states are its logits already. What lies `between`, of the
+    states of positions alone, leaves one layer as the head. A model that looks both ways may be
+    known not to keep packed documents apart.
     """
 
     body: Callable[..., Any]
     head: Head
+    between: Head | None = None
+    keeps_apart: bool = True
 
 
 def whole(model: nn.Module) -> Parts:
@@ -48,11 +54,46 @@ def ask_next_tokens(
             f"{where}: predicts tokens, but its inputs have shape {tuple(inputs.shape)} "
             f"{inputs.dtype}. Give it data of kind 'text' with task = 'next_token'."
         )
-    longest = int((inputs[:, 1] != PADDING).sum(1).max())
-    tokens, documents = inputs[:, 0, :longest].long(), inputs[:, 1, :longest]
+    tokens, documents = _cut(inputs)[:2]
     asked = follows_another(documents)
-    states = parts.body(tokens, **_boundaries(model, documents))
-    states = getattr(states, "last_hidden_state", getattr(states, "logits", states))
+    states = _run(model, parts, tokens, _boundaries(model, documents), where)
+    return states[:, :-1][asked], asked.sum(1)
+
+
+def ask_masked_tokens(
+    model: nn.Module, parts: Parts, inputs: Tensor, where: str
+) -> tuple[Tensor, Tensor]:
+    """Ask for every token that was hidden, or is asked for although it is shown.
+
+    Shapes: inputs (B, 3, L), int32: token ids, the number of each one's document, -1 for padding,
+        and the token that is asked for, -1 for none; returns states (P, d) and positions (B,).
+    Raises: ModelError if the inputs are no masked tokens, the model cannot be told what is padding,
+        or the answer is not (B, L, C).
+    """
+    if inputs.ndim != 3 or inputs.shape[1] != 3 or inputs.is_floating_point():
+        raise ModelError(
+            f"{where}: fills in masked tokens, but its inputs have shape {tuple(inputs.shape)} "
+            f"{inputs.dtype}. Give it data of kind 'text' with task = 'masked_token'."
+        )
+    tokens, documents, originals = _cut(inputs)
+    asked = originals >= 0
+    options = _surroundings(model, documents, where, parts.keeps_apart)
+    states = _run(model, parts, tokens, options, where)[asked]
+    return parts.between(states) if parts.between else states, asked.sum(1)
+
+
+def _cut(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Cut off what is padding in every row, and take the lines of rows apart."""
+    longest = int((inputs[:, 1] != PADDING).sum(1).max())
+    tokens, *others = inputs[:, :, :longest].unbind(1)
+    return tokens.long(), *others
+
+
+def _run(
+    model: nn.Module, parts: Parts, tokens: Tensor, options: dict[str, Tensor], where: str
+) -> Tensor:
+    """Run the body. Shapes: tokens (B, L); returns (B, L, d)."""
+    states = _states(parts.body(tokens, **options))
     if not isinstance(states, Tensor) or states.shape[:2] != tokens.shape:
         shape = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
         raise ModelError(
@@ -60,7 +101,11 @@ def ask_next_tokens(
             "allowed is a tensor (batch, tokens, classes). Wrap the model so that it returns its "
             "logits."
         )
-    return states[:, :-1][asked], asked.sum(1)
+    return states
+
+
+def _states(answer: Any) -> Any:
+    return getattr(answer, "last_hidden_state", getattr(answer, "logits", answer))
 
 
 def follows_another(documents: Tensor) -> Tensor:
@@ -105,13 +150,66 @@ def _boundaries(model: nn.Module, documents: Tensor) -> dict[str, Tensor]:
         return {"documents": documents}
     if "attention_mask" not in taken or "position_ids" not in taken:
         return {}
-    length = documents.shape[1]
-    places = torch.arange(length, device=documents.device)
-    same = documents[:, :, None] == documents[:, None, :]  # (B, L, L)
-    allowed = same & (places[:, None] >= places[None, :])
+    places = torch.arange(documents.shape[1], device=documents.device)
+    return _apart(model, documents, places[:, None] >= places[None, :])
+
+
+@torch.no_grad()
+def keeps_apart(model: nn.Module, parts: Parts, tokens: Tensor) -> bool:
+    """Find out whether a masked model answers packed documents as if each were alone.
+
+    Shapes: tokens (n,), n >= 3.
+    """
+    documents = torch.ones_like(tokens)
+    documents[: len(tokens) // 2] = 0
+    packed = _states(parts.body(tokens[None], **_apart(model, documents[None])))[0]
+    alone = [_states(parts.body(tokens[documents == each][None]))[0] for each in (0, 1)]
+    return torch.allclose(packed, torch.cat(alone), rtol=1e-3, atol=1e-4)
+
+
+def _surroundings(
+    model: nn.Module, documents: Tensor, where: str, keeps_apart: bool
+) -> dict[str, Tensor]:
+    """Hide padding from a model that looks both ways, and packed documents from each other."""
+    taken = inspect.signature(model.forward).parameters
+    # Asked of every model, also where nothing is padded yet: the next batch may be.
+    if "attention_mask" not in taken and "documents" not in taken:
+        raise ModelError(
+            f"{where}: {type(model).__name__} would take padding for text, for its forward takes "
+            "neither attention_mask nor documents. Add one, (batch, tokens): attention_mask is 1 "
+            "for tokens, documents the number of each one's document, -1 for padding."
+        )
+    if not bool((documents != 0).any()):
+        return {}
+    if "documents" in taken:
+        return {"documents": documents}
+    if not bool((documents > 0).any()):
+        return {"attention_mask": (documents != PADDING).long()}
+    if "position_ids" not in taken or not keeps_apart:
+        raise ModelError(
+            f"{where}: {type(model).__name__} cannot keep packed documents apart, so they would "
+            "be answered from each other. Set pack = false in the data, or let the model's forward "
+            "take documents, (batch, tokens), the number of each token's document."
+        )
+    return _apart(model, documents)
+
+
+def _apart(model: nn.Module, documents: Tensor, visible: Tensor | None = None) -> dict[str, Tensor]:
+    """Let each document see itself alone, in places of its own. Shapes: visible (L, L)."""
+    places = torch.arange(documents.shape[1], device=documents.device)
+    allowed = documents[:, :, None] == documents[:, None, :]  # (B, L, L)
+    allowed = allowed if visible is None else allowed & visible
     dtype = next(model.parameters()).dtype
     mask = torch.zeros(allowed.shape, dtype=dtype, device=documents.device)
     mask.masked_fill_(~allowed, torch.finfo(dtype).min)
     starts = torch.where(documents[:, 1:] != documents[:, :-1], places[1:], 0)
     begun = torch.nn.functional.pad(starts, (1, 0)).cummax(1).values
-    return {"attention_mask": mask[:, None], "position_ids": places - begun}
+    return {"attention_mask": mask[:, None], "position_ids": places - begun + _first_place(model)}
+
+
+def _first_place(model: nn.Module) -> int:
+    """Models after RoBERTa count places from beyond the number of their padding token."""
+    found = (getattr(each, "padding_idx", None) for each in model.modules()
+             if hasattr(each, "create_position_ids_from_input_ids"))  # fmt: skip
+    padding = next(found, None)
+    return 0 if padding is None else padding + 1

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 from pipeline.models.features import at_positions, check_taps, read_taps
-from pipeline.models.language import Parts, ask_next_tokens, whole
+from pipeline.models.language import Parts, ask_masked_tokens, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tasks of language models; each asks for other tokens.
+ASK = {"next_token": ask_next_tokens, "masked_token": ask_masked_tokens}
 # Logits of many classes are made, and kept of, so many at a time: 64 MiB.
 BLOCK_ELEMENTS = 2**24
 ALLOWED_ANSWERS = (
@@ -111,7 +113,8 @@ class Network(nn.Module):
         """Ask the model, and read what is tapped.
 
         Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
-            inputs (B, 2, L), and a position for every token that is asked for.
+            inputs (B, 2, L), for "masked_token" (B, 3, L), and a position for every token that is
+            asked for.
         Raises: ModelError if the answer is not (B, C) logits, or (B, L, C) for tokens.
         """
         if not self._taps:
@@ -125,8 +128,8 @@ class Network(nn.Module):
         return replace(output, features=features)
 
     def _answer(self, inputs: Tensor) -> Output:
-        if self.task == "next_token":
-            states, positions = ask_next_tokens(self.model, self._parts, inputs, self.where)
+        if ask := ASK.get(self.task):
+            states, positions = ask(self.model, self._parts, inputs, self.where)
             head = self._parts.head
             layer = head if isinstance(head, nn.Linear) else None
             return Output(states, positions, lambda states: _widened(head(states)), layer)

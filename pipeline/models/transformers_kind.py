@@ -4,16 +4,20 @@ It needs neither an image processor nor torchvision nor a tokenizer: of the prep
 and std are read, and the dataset's own images go in at the dataset's own size.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.language import Parts, whole
+from pipeline.models.language import Parts, keeps_apart, whole
 from pipeline.models.network import Network
 from pipeline.models.text_labels import ask_for_labels
 
@@ -25,8 +29,10 @@ CLASSES = {
     "label": ("AutoModelForImageClassification", "an image classifier"),
     TEXT_LABEL: ("AutoModelForSequenceClassification", "a sequence classifier"),
     "next_token": ("AutoModelForCausalLM", "a causal language model"),
+    "masked_token": ("AutoModelForMaskedLM", "a masked language model"),
 }
-CAUSAL = ("ForCausalLM", "LMHeadModel")
+# How the names of a task's architectures end; all others are of the task "label".
+ENDINGS = {"next_token": ("ForCausalLM", "LMHeadModel"), "masked_token": ("ForMaskedLM",)}
 IMAGES, SEQUENCES = "ForImageClassification", "ForSequenceClassification"
 
 
@@ -63,7 +69,7 @@ def load_transformers(
     folder = base / path
     source = str(folder) if folder.is_dir() else path
     model, task = _load(source, f"{where}: '{path}'", task, f"looked for {folder}")
-    if task in ("next_token", TEXT_LABEL):
+    if task in PARTINGS or task == TEXT_LABEL:
         return _wrap(model, where, task)
     if mean is None and std is None and folder.is_dir():
         mean, std = _read_normalisation(folder / PREPROCESSOR_FILE, where)
@@ -75,8 +81,8 @@ def _wrap(model: Any, where: str, task: str) -> Network:
     if task == TEXT_LABEL:
         parts = ask_for_labels(model, where)
         return Network(model, where=where, parts=parts, class_names=_names(model))
-    causal = part_head(model) if task == "next_token" else None
-    return Network(model, where=where, task=task, parts=causal)
+    parted = PARTINGS[task](model) if task in PARTINGS else None
+    return Network(model, where=where, task=task, parts=parted)
 
 
 def _names(model: Any) -> list[str]:
@@ -92,12 +98,85 @@ def part_head(model: Any) -> Parts:
     body, head = getattr(model, model.base_model_prefix, None), model.get_output_embeddings()
     if body is None or body is model or head is None:
         return whole(model)
+    parts = Parts(body, head)
+    return parts if _answers_alike(model, parts) else whole(model)
+
+
+@torch.no_grad()
+def part_body(model: Any) -> Parts:
+    """Part a masked language model after its body, whatever its head is made of.
+
+    What follows is the model itself, with a body that hands on the states it is given; it ends
+    before the output layer, where the logits are that layer's alone.
+    """
+    parts = _parted_after_body(model)
+    config = model.config.get_text_config()
+    usual = [each for each in range(config.vocab_size) if each != config.pad_token_id][:5]
+    tokens = torch.tensor((5 * usual)[:5], device=next(model.parameters()).device)
+    try:
+        return replace(parts, keeps_apart=keeps_apart(model, parts, tokens))
+    # How a mask over pairs of tokens is taken differs from model to model, and so does its failure.
+    except Exception:
+        return replace(parts, keeps_apart=False)
+
+
+def _parted_after_body(model: Any) -> Parts:
+    prefix, layer = model.base_model_prefix, model.get_output_embeddings()
+    body = getattr(model, prefix, None)
+    if body is None or body is model:
+        return whole(model)
+    rest = _replaced(model, prefix, _Given())
+    tried = [Parts(body, partial(_finish, rest))]
+    place = next((name for name, each in model.named_modules() if each is layer), None)
+    if layer is not None and place is not None:
+        before = _replaced(rest, place, nn.Identity())
+        tried.insert(0, Parts(body, layer, between=partial(_finish, before)))
+    return next((each for each in tried if _answers_alike(model, each)), whole(model))
+
+
+def _replaced(module: Any, place: str, by: nn.Module) -> Any:
+    """Copy a module, with another one in some place; all others are the module's own.
+
+    So the copy learns with the module, and moves and is cast with it.
+    """
+    name, _, deeper = place.partition(".")
+    changed = copy.copy(module)
+    inner = _replaced(module._modules[name], deeper, by) if deeper else by
+    changed._modules = module._modules | {name: inner}
+    return changed
+
+
+class _Given(nn.Module):
+    """Stands for a model's body where its last states are known."""
+
+    def forward(self, input_ids: Tensor, **ignored: Any) -> Any:
+        """Shapes: states (B, L, d) in place of ids."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return BaseModelOutput(last_hidden_state=input_ids)
+
+
+def _finish(rest: Any, states: Tensor) -> Tensor:
+    """Shapes: states (P, d); returns logits (P, C), or what the output layer sees."""
+    logits: Tensor = rest(input_ids=states[None]).logits[0]
+    return logits
+
+
+def _answers_alike(model: Any, parts: Parts) -> bool:
+    """Find out whether parts answer as the model does in one piece."""
     tokens = torch.arange(4)[None] % model.config.get_text_config().vocab_size
     tokens = tokens.to(next(model.parameters()).device)
     at_once = model(tokens).logits[0]
-    apart = head(body(tokens).last_hidden_state[0])
-    same = at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
-    return Parts(body, head) if same else whole(model)
+    try:
+        states = parts.body(tokens).last_hidden_state[0]
+        apart = parts.head(parts.between(states) if parts.between else states)
+    # What comes after a body is the library's own code, and may ask anything of it.
+    except Exception:
+        return False
+    return at_once.shape == apart.shape and torch.allclose(at_once, apart, rtol=1e-4, atol=1e-4)
+
+
+PARTINGS = {"next_token": part_head, "masked_token": part_body}
 
 
 def _from_config(where: str, config: Mapping[str, Any], task: str) -> tuple[Any, str]:
@@ -144,9 +223,8 @@ def _task_of(source: str, task: str | None) -> str:
 
     config = AutoConfig.from_pretrained(source)
     names = config.architectures or []
-    if task is None:
-        task = "next_token" if any(name.endswith(CAUSAL) for name in names) else "label"
-    return _kind_of(task, config)
+    ended = (task for task, ends in ENDINGS.items() if any(name.endswith(ends) for name in names))
+    return _kind_of(task or next(ended, "label"), config)
 
 
 def _kind_of(task: str, config: Any) -> str:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import RecipeError
 from pipeline.recipe.problems import describe, near_miss
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.schema import Mask
+
+MASKED = "masked_token"
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -132,6 +135,7 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
     yield from _loss_problems(written)
+    yield from _view_problems(written)
     initialise = _table(_table(written, "student"), "initialise")
     if initialise and "model" not in initialise and "teacher" not in written:
         yield "student.initialise: needs [teacher], or a model of its own, whose layers to begin as"
@@ -153,6 +157,24 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
     names = [str(each.get("name")) for each in features]
     if len(set(names)) < len(names):
         yield "features: a name occurs twice; every feature needs its own"
+
+
+def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    if "views" not in written:
+        return
+    datasets = _table(written, "data").values()
+    if not any(isinstance(each, Mapping) and each.get("task") == MASKED for each in datasets):
+        yield (
+            "views: no dataset of the recipe has views; they are of data of kind 'text' with "
+            f"task = '{MASKED}'. Leave the table out, or give such data"
+        )
+    mask = _table(_table(written, "views"), "mask")
+    hidden, other = (mask.get(name, getattr(Mask(), name)) for name in ("mask", "random"))
+    if all(type(each) in (int, float) for each in (hidden, other)) and hidden + other > 1 + 1e-9:
+        yield (
+            f"views.mask: mask and random are shares of the same tokens, so they add up to 1 or "
+            f"less; got {hidden:g} and {other:g}"
+        )
 
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:

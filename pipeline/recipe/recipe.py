@@ -6,7 +6,17 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
-from pipeline.recipe.schema import Cache, Data, Feature, Loss, Student, Table, Targets, Teacher
+from pipeline.recipe.schema import (
+    Cache,
+    Data,
+    Feature,
+    Loss,
+    Student,
+    Table,
+    Targets,
+    Teacher,
+    Views,
+)
 from pipeline.recipe.training import Run, Test, Training, Validation
 
 
@@ -15,6 +25,7 @@ class Recipe(Table):
 
     name: str = Field(min_length=1)
     data: dict[str, Data] = Field(default={})
+    views: Views | None = None
     teacher: Teacher | None = None
     targets: Targets | None = None
     features: Annotated[tuple[Feature, ...], Field(strict=False)] = ()

@@ -24,8 +24,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Temperatures = Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(strict=False)]
 Positive = Annotated[int, Field(ge=1)]
-# What a model is asked: the label of a sample, or the next token at every position.
-Task = Literal["label", "next_token"]
+# What a model is asked: the label of a sample, the next token at every position, or those masked.
+Task = Literal["label", "next_token", "masked_token"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
@@ -124,6 +124,7 @@ class TextData(Dataset):
     end: str | None = None
     column: str = "text"
     label: str | None = None
+    mask_token: str | None = None
 
 
 class HuggingFaceData(Images):
@@ -139,6 +140,7 @@ class HuggingFaceData(Images):
     task: Task = "next_token"
     pack: bool = False
     end: str | None = None
+    mask_token: str | None = None
 
 
 class CachedData(Dataset):
@@ -183,8 +185,8 @@ class RunModel(Table):
 class TransformersModel(Table):
     """Through transformers: a local folder or a hub name, or with `config` a new model.
 
-    Image classifiers, sequence classifiers and causal language models; a saved model says itself
-    which it is.
+    Image classifiers, sequence classifiers, causal and masked language models; a saved model says
+    itself which it is.
     """
 
     kind: Literal["transformers"]
@@ -268,6 +270,29 @@ class LowRank(Table):
     rank: Positive = 64
     positions: Positive = 2048
     seed: Seed = 0
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Mask(Table):
+    """Of a row's tokens the `fraction` is asked for, rare ones first; `mask` of those are hidden.
+
+    A token that occurs n times weighs n to the power -rare; `random` of them show another token.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
+    rare: Annotated[float, Field(ge=0, le=4)] = 0.7
+    mask: Share = 0.8
+    random: Share = 0.1
+
+
+class Views(Table):
+    """Seeded renditions of a sample; a cache holds `count` of each."""
+
+    count: Positive = 1
+    seed: Seed = 0
+    mask: Mask = Mask()
 
 
 class Targets(Table):

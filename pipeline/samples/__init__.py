@@ -15,13 +15,23 @@ from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
-from pipeline.samples.text.tokens import Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.text.tokens import Maskable, Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.views.masks import unmask
+from pipeline.samples.views.views import (
+    Viewed,
+    Views,
+    make_views,
+    read_views,
+    replay_views,
+    views_of,
+)
 
 __all__ = [
     "KINDS",
     "ContentLog",
     "IdIndex",
     "Locator",
+    "Maskable",
     "Positions",
     "SampleBatch",
     "Samples",
@@ -29,13 +39,20 @@ __all__ = [
     "Skipped",
     "Subset",
     "Tokens",
+    "Viewed",
+    "Views",
     "check_samples",
     "content_digests",
+    "make_views",
     "open_samples",
     "positions_of",
     "read_labels",
+    "read_views",
+    "replay_views",
     "scan_samples",
     "subset",
     "tokens_of",
+    "unmask",
+    "views_of",
     "without",
 ]

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
-from pipeline.samples import SampleBatch, Tokens
+from pipeline.samples import Maskable, SampleBatch, Tokens
 from pipeline.samples.batch import Indices, as_indices
 from pipeline.samples.text.spool import Spool
 from pipeline.samples.text.tokens import Task
 from pipeline.store import Cache, open_cache
-from pipeline.stream.token_rows import decode_rows
+from pipeline.stream.token_rows import decode_rows, decode_token_counts
 
 # The fields that a row of tokens is built from.
 ROW = ("tokens", "sizes", "starts")
@@ -107,7 +107,12 @@ def _tokens(name: str, cache: Cache) -> Tokens:
             f"{name}.path: {cache.path} asks for '{about['task']}'; this software knows "
             f"{', '.join(get_args(Task))}. Use the software that made the cache, or a newer one."
         )
-    return Tokens(about["task"], about["vocabulary"], about["tokenizer"])
+    vocabulary, views = about["vocabulary"], cache.plan.about.get("views")
+    maskable = None
+    if views:
+        counts = decode_token_counts(cache.read_shared(), vocabulary)
+        maskable = Maskable(views["mask"]["token"], counts)
+    return Tokens(about["task"], vocabulary, about["tokenizer"], maskable)
 
 
 def _add(samples: CachedSamples, cache: Cache, part: int) -> None:

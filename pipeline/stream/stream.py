@@ -19,10 +19,20 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError
-from pipeline.samples import Locator, Samples, check_samples, positions_of
+from pipeline.samples import (
+    Locator,
+    Samples,
+    Views,
+    check_samples,
+    positions_of,
+    replay_views,
+    tokens_of,
+    views_of,
+)
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     STATISTICS,
@@ -45,6 +55,8 @@ AHEAD = 2
 
 Digests = NDArray[np.uint8]
 Fields = dict[str, NDArray[np.generic]]
+# Indices of samples, the numbers of their views, and fields of their targets.
+Held = tuple[Rows, Rows, Fields]
 
 
 @dataclass(frozen=True)
@@ -75,10 +87,14 @@ class Stream(IterableDataset[Batch]):
     and restore the place of the next batch. Workers have copies of the stream, so it does not move
     here: keep them with `persistent_workers=True`, or call `set_epoch` before each epoch.
 
+    A cache says in which views its samples were seen, and they are shown in these. Without a cache
+    each epoch shows a view of its own, but the first one again and again where there is no seed.
+
     `statistics` names those of each position that targets are to come with.
 
-    Raises: SampleError, when made, if the dataset lacks a sample of the cache or holds another
-    content under its id (`advance` is told how far this check is); CorruptPart, when read, if a
+    Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
+    content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
+    CorruptPart, when read, if a
     file of the cache is damaged. `check=False` trusts both.
 
     `features` names those of the cache that are read as well.
@@ -108,7 +124,8 @@ class Stream(IterableDataset[Batch]):
         self._features = tuple(features) if cache else ()
         self._fields = _names(self.spec, statistics) if self.spec else []
         self._fields += [feature_field(name) for name in self._features]
-        self._finder = Finder(Locator(samples))
+        self.views = _views(cache, samples) if cache else views_of(samples)
+        self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._window: tuple[tuple[int, ...], Window] | None = None
@@ -169,7 +186,9 @@ class Stream(IterableDataset[Batch]):
 
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
         windows = self.order.windows(epoch)
-        held: list[tuple[Rows, Fields]] = []
+        held: list[Held] = []
+        # Held-out data is asked the same questions at every evaluation.
+        fresh = epoch if self.cache is None and self.order.seed is not None else 0
         number = first
         cut = pieces(self.order, epoch=epoch, batch_size=self.batch_size, first_batch=first)
         for piece in cut:
@@ -177,13 +196,13 @@ class Stream(IterableDataset[Batch]):
                 held.append(self._take(windows[piece.window], piece.places))
             if piece.ends_batch:
                 if held:
-                    yield epoch, number, self._join(held)
+                    yield epoch, number, self._join(held, fresh)
                 held, number = [], number + 1
 
-    def _take(self, parts: Rows, places: Rows) -> tuple[Rows, Fields]:
+    def _take(self, parts: Rows, places: Rows) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         window = self._load(parts)
-        return window.indices[places], window.gather(places)
+        return window.indices[places], window.views[places], window.gather(places)
 
     def _load(self, parts: Rows) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""
@@ -203,12 +222,14 @@ class Stream(IterableDataset[Batch]):
         self._unread.difference_update(parts)
         return window
 
-    def _join(self, held: list[tuple[Rows, Fields]]) -> Batch:
-        read = self.samples.read(np.concatenate([indices for indices, _ in held]))
+    def _join(self, held: list[Held], fresh: int) -> Batch:
+        numbers = np.concatenate([views for _, views, _ in held]) + fresh
+        read = self.samples.read(np.concatenate([indices for indices, _, _ in held]))
+        read = self.views.show(read, numbers)
         labels = positions_of(self.samples, read).labels
         targets, features = None, dict[str, Tensor]()
         if self.spec is not None:
-            fields = _concatenate([fields for _, fields in held])
+            fields = _concatenate([fields for _, _, fields in held])
             targets = decode(self.spec, fields, self._basis)
             features = {
                 name: decode_feature(fields[feature_field(name)]) for name in self._features
@@ -220,6 +241,14 @@ def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
     for part in range(cache.plan.part_count):
         table = cache.read_samples(part)
         yield table.ids, table.digests
+
+
+def _views(cache: Cache, samples: Samples) -> Views:
+    settings, tokens = cache.plan.about.get("views"), tokens_of(samples)
+    counts = None
+    if settings and tokens:
+        counts = decode_token_counts(cache.read_shared(), tokens.vocabulary)
+    return replay_views(samples, settings, counts, where=str(cache.path))
 
 
 def _concatenate(gathered: Sequence[Fields]) -> Fields:

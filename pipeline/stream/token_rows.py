@@ -14,6 +14,8 @@ from pipeline.samples.text.tokens import PADDING
 from pipeline.store.fields import Field
 
 Arrays = dict[str, NDArray[Any]]
+# What masks are drawn by, over classes: how often each token occurs in the whole corpus.
+TOKEN_COUNTS = Field("token_counts", "int64", (), "classes")
 
 
 def token_fields(vocabulary: int, length: int) -> tuple[Field, ...]:
@@ -74,6 +76,20 @@ def count_predicted(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
     documents = np.bitwise_count(arrays["starts"]).sum(1, dtype=np.int64)
     predicted: NDArray[np.int64] = arrays["sizes"] - documents
     return predicted
+
+
+def encode_token_counts(counts: NDArray[np.int64], class_count: int) -> NDArray[np.int64]:
+    """Say of every class how often its token occurs, -1 where none does that may be masked.
+
+    Shapes: counts (vocabulary,); returns (C,).
+    Source: FORMAT.md, section 7.7.
+    """
+    return np.pad(counts, (0, class_count - len(counts)), constant_values=-1)
+
+
+def decode_token_counts(arrays: Mapping[str, NDArray[Any]], vocabulary: int) -> NDArray[np.int64]:
+    """Read the counts of tokens back. Shapes: arrays (C,) each; returns (vocabulary,)."""
+    return arrays[TOKEN_COUNTS.name][:vocabulary].astype(np.int64)
 
 
 def check_counts(

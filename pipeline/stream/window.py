@@ -23,11 +23,12 @@ Rows = NDArray[np.int64]
 class Window:
     """The rows of some parts, in order of part and row.
 
-    Shapes: indices, positions and starts (rows,); fields (rows, ...) or (positions of all rows,
-    ...).
+    Shapes: indices, views, positions and starts (rows,); fields (rows, ...) or (positions of all
+    rows, ...).
     """
 
     indices: Rows
+    views: Rows
     positions: Rows
     starts: Rows
     over_rows: Mapping[str, Array]
@@ -59,38 +60,48 @@ class Window:
 def sample_window(parts: Sequence[range]) -> Window:
     """A window without targets: rows are the samples themselves."""
     indices = np.fromiter(chain.from_iterable(parts), np.int64)
-    ones = np.ones(len(indices), np.int64)
-    return Window(indices, ones, np.arange(len(indices)), {}, {})
+    zeros, ones = np.zeros_like(indices), np.ones_like(indices)
+    return Window(indices, zeros, ones, np.arange(len(indices)), {}, {})
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a part lie in the dataset. Shapes: (rows,) each."""
+
+    indices: Rows
+    views: Rows
+    positions: Rows
 
 
 @dataclass(frozen=True)
 class Finder:
     """Where the rows of a part lie in the dataset, remembered where that takes no memory.
 
-    Data in the order of the cache, a position a row, is told by one number a part; its table is
-    read once, and not again in later epochs.
+    Data in the order of the cache, a view and a position a row, is told by one number a part; its
+    table is read once, and not again in later epochs.
     """
 
     locator: Locator
+    # Of each sample, one after another.
+    views: int = 1
     runs: dict[int, int] = field(default_factory=dict)
 
-    def find(self, cache: Cache, part: int, *, check: bool) -> tuple[Rows, Rows]:
-        """Give the indices of a part's rows and their numbers of positions.
+    def find(self, cache: Cache, part: int, *, check: bool) -> Places:
+        """Give the indices of a part's rows, their views and their numbers of positions.
 
-        Shapes: returns (rows,) twice.
         Raises: CorruptPart if the table is damaged; SampleError if the dataset lacks a sample.
         """
         rows = cache.plan.part_range(part)
         if part in self.runs:
-            start = self.runs[part]
-            return np.arange(start, start + len(rows)), np.ones(len(rows), np.int64)
+            start, zeros = self.runs[part], np.zeros(len(rows), np.int64)
+            return Places(np.arange(start, start + len(rows)), zeros, zeros + 1)
         table = cache.read_samples(part, check=check)
-        indices = self.locator.locate(table.ids, rows.start)
-        positions = table.positions.astype(np.int64)
+        indices = self.locator.locate(table.ids, rows.start // self.views)
+        views, positions = table.views.astype(np.int64), table.positions.astype(np.int64)
         is_run = np.array_equal(indices, np.arange(indices[0], indices[0] + len(rows)))
-        if is_run and bool((positions == 1).all()):
+        if is_run and bool((positions == 1).all()) and not views.any():
             self.runs[part] = int(indices[0])
-        return indices, positions
+        return Places(indices, views, positions)
 
 
 def cache_window(
@@ -102,12 +113,13 @@ def cache_window(
     """
     found = [finder.find(cache, part, check=check) for part in parts]
     arrays = [cache.read_part(part, names, check=check) for part in parts]
-    positions = np.concatenate([counts for _, counts in found])
+    positions = np.concatenate([each.positions for each in found])
     axes = {each.name: each.axis for each in cache.plan.fields}
     # Popped, so that never more than one field is in memory twice.
     joined = {name: np.concatenate([array.pop(name) for array in arrays]) for name in names}
     return Window(
-        np.concatenate([indices for indices, _ in found]),
+        np.concatenate([each.indices for each in found]),
+        np.concatenate([each.views for each in found]),
         positions,
         np.cumsum(positions) - positions,
         {name: array for name, array in joined.items() if axes[name] == "rows"},

@@ -4,7 +4,7 @@ Knows the fields' meaning, not the files they came from, and not what a loss mak
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,8 @@ def _whole(array: NDArray[np.generic]) -> Tensor:
 
 def decode_basis(arrays: Mapping[str, NDArray[np.generic]]) -> Basis:
     """Read a basis back. Shapes: arrays of `basis_fields`, (C, ...)."""
-    return Basis(**{name: _tensor(array).float() for name, array in arrays.items()})
+    names = [each.name for each in fields(Basis)]
+    return Basis(**{name: _tensor(arrays[name]).float() for name in names})
 
 
 def encode_basis(basis: Basis) -> dict[str, NDArray[np.generic]]:

@@ -17,14 +17,19 @@ from pipeline.recipe.schema import (
     Cache,
     Data,
     Loss,
+    Mask,
     Model,
     Selection,
     SoftTargets,
     Table,
     Teacher,
+    Views,
 )
 from pipeline.recipe.training import Training
 from pipeline.samples import KINDS as SAMPLE_KINDS
+from pipeline.samples import Views as ViewsOfSamples
+from pipeline.samples import make_views
+from pipeline.samples.views.masks import Masks
 from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
 from pipeline.stream import Stream, open_cached
@@ -116,6 +121,12 @@ def test_a_loss_takes_what_its_table_says(kind: str) -> None:
 )
 def test_every_choice_is_known_to_its_room(said: Any, known: Mapping[str, Any]) -> None:
     assert set(said) == set(known)
+
+
+def test_views_are_masked_as_their_table_says() -> None:
+    assert defaults(Mask) == parameters(Masks, "maskable")
+    assert defaults(Views, "mask") == parameters(make_views, "samples", "mask")
+    assert defaults(Views, "mask") == parameters(ViewsOfSamples, "masks")
 
 
 def test_every_selection_is_known_to_the_targets() -> None:

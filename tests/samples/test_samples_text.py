@@ -194,6 +194,70 @@ def test_a_tokenizer_of_the_library_is_opened_from_its_folder(tmp_path: Path) ->
         open_text(tmp_path, tokenizer=".", end="</s>")
 
 
+def make_tokenizer(folder: Path, *, mask: str) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, mask: 3, "to": 4, "be": 5, "or": 6}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"] + ([mask] if mask != "gap" else []))
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    made.save(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(("mask", "named"), [("[MASK]", None), ("<mask>", None), ("gap", "gap")])
+def test_each_piece_of_a_masked_text_is_framed_as_the_tokenizer_frames_texts(
+    tmp_path: Path, mask: str, named: str | None
+) -> None:
+    make_tokenizer(tmp_path, mask=mask)
+    (tmp_path / "text.txt").write_text("to be or be\nbe or what\n")
+    samples = open_text(tmp_path, tokenizer=".", length=5, task="masked_token", mask_token=named)
+    ids, documents = samples.read(range(len(samples))).inputs.swapaxes(0, 1)
+    assert [row[given >= 0].tolist() for row, given in zip(ids, documents, strict=True)] == [
+        [1, 4, 5, 6, 2],
+        [1, 5, 2],
+        [1, 5, 6, 0, 2],
+    ]
+    maskable = samples.tokens.maskable
+    assert maskable
+    assert maskable.token == 3
+    assert maskable.counts.tolist() == [-1, -1, -1, -1, 1, 3, 2]
+
+
+def test_texts_in_which_nothing_can_be_masked_are_named_or_left_out(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path, mask="[MASK]")
+    (tmp_path / "text.txt").write_text("what then\nto be or what what what be\n")
+    samples = open_text(tmp_path, tokenizer=".", length=5, task="masked_token", end="[SEP]")
+    assert samples.ids(0, 9) == ["text.txt:1#0", "text.txt:2#0", "text.txt:2#2"]
+    scan = scan_samples(samples, on_error="skip")
+    assert [each.reason for each in scan.skipped] == ["has 3 tokens, none of which can be masked"]
+    counts = samples.tokens.maskable.counts if samples.tokens.maskable else None
+    assert counts is not None
+    assert counts.sum() == 4 - 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask_token": "[GAP]"}, "data.train.mask_token: the tokenizer has no token '[GAP]'; name "
+         "the one of its tokens that stands for a masked one"),
+        ({}, "data.train.mask_token: the tokenizer has no [MASK] and no <mask>; name the one of "
+         "its tokens that stands for a masked one"),
+        ({"mask_token": "gap", "length": 2}, "data.train.length: must be above 2, the tokens that "
+         "are put around every text; got 2"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_cannot_mask_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    make_tokenizer(tmp_path, mask="gap")
+    (tmp_path / "text.txt").write_text("to be")
+    with pytest.raises(SampleError) as caught:
+        open_text(tmp_path, tokenizer=".", task="masked_token", **settings)
+    assert str(caught.value) == message
+
+
 def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be")
     (tmp_path / "tokenizer.json").write_text("{}")

@@ -18,6 +18,7 @@ def ragged_window(positions: list[int]) -> Window:
     rows, total = len(counts), int(counts.sum())
     return Window(
         indices=np.arange(rows) * 10,
+        views=np.arange(rows) % 3,
         positions=counts,
         starts=np.cumsum(counts) - counts,
         over_rows={"embedding": np.arange(rows * 2).reshape(rows, 2)},

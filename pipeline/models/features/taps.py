@@ -53,6 +53,18 @@ def read_taps(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, An
         yield found
 
 
+def _following(answer: Tensor, inputs: Tensor) -> Tensor:
+    return answer[:, :-1][follows_another(inputs[:, 1])]
+
+
+def _masked(answer: Tensor, inputs: Tensor) -> Tensor:
+    return answer[inputs[:, 2] >= 0]
+
+
+# Task -> the vectors at the tokens that are asked for. Shapes: (B, L, d) and (B, n, L) to (P, d).
+TOKENS = {"next_token": _following, "masked_token": _masked}
+
+
 def at_positions(
     found: Mapping[str, Any], module: str, inputs: Tensor, *, task: str, where: str
 ) -> Tensor:
@@ -63,13 +75,12 @@ def at_positions(
     Raises: ModelError if the answer has another shape, or there is none.
     """
     answer = found.get(module)
-    if isinstance(answer, Tensor):
-        if task == "label" and answer.ndim == 2 and len(answer) == len(inputs):
+    if isinstance(answer, Tensor) and len(answer) == len(inputs):
+        if task == "label" and answer.ndim == 2:
             return answer
-        if task == "next_token" and answer.ndim == 3 and len(answer) == len(inputs):
-            documents = inputs[:, 1, : answer.shape[1]]
-            if documents.shape == answer.shape[:2]:
-                return answer[:, :-1][follows_another(documents)]
+        asked = inputs[:, :, : answer.shape[1]] if task in TOKENS and answer.ndim == 3 else None
+        if asked is not None and asked.shape[2] == answer.shape[1]:
+            return TOKENS[task](answer, asked)
     shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
     wanted = "(batch, width)" if task == "label" else "(batch, tokens, width)"
     raise ModelError(

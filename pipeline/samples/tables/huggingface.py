@@ -34,6 +34,7 @@ def open_huggingface(  # noqa: PLR0913
     task: Task = "next_token",
     pack: bool = False,
     end: str | None = None,
+    mask_token: str | None = None,
     class_names: Sequence[str] | None = None,
     size: Sequence[int] | None = None,
     mode: str = "RGB",
@@ -51,7 +52,8 @@ def open_huggingface(  # noqa: PLR0913
     saved = open_folder(base, name, path, split)
     names = tuple(class_names) if class_names else saved.class_names(label)
     if tokenizer is None:
-        _refuse(name, {"length": length, "end": end, "pack": pack}, "text; name its tokenizer too")
+        of_text = {"length": length, "end": end, "pack": pack, "mask_token": mask_token}
+        _refuse(name, of_text, "text; name its tokenizer too")
         options = image_options(name, size, mode, fit)
         batches = index_batches(name, saved.files, saved.names)
         _check_images(name, batches.schema, column or "image")
@@ -68,7 +70,14 @@ def open_huggingface(  # noqa: PLR0913
         raise SampleError(
             f"{name}.length: text needs it: the most tokens that a row has, from 2 up"
         )
-    opened = open_tokenizer(base=base, where=name, source=tokenizer, end=end)
+    opened = open_tokenizer(
+        base=base,
+        where=name,
+        source=tokenizer,
+        end=end,
+        masks=task == "masked_token",
+        mask_token=mask_token,
+    )
     wanted = Wanted(column or "text", label, whole=False)
     documents = read_documents(name, saved.files, wanted)
     layout = Layout(task, length, pack)

@@ -17,8 +17,8 @@ from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
 from pipeline.samples.text.spool import Spool
-from pipeline.samples.text.tokenizer import Tokenizer, open_tokenizer
-from pipeline.samples.text.tokens import Task, Tokens, token_row
+from pipeline.samples.text.tokenizer import Ids, Tokenizer, open_tokenizer
+from pipeline.samples.text.tokens import Maskable, Task, Tokens, token_row
 
 # A piece of a document: where its tokens begin, how many there are, and which piece of which
 # document of which file it is. No tokens: the document has a fault.
@@ -35,7 +35,6 @@ PIECE = np.dtype(
 # The pieces of a row.
 ROW = np.dtype([("first", "<i8"), ("count", "<i4")])
 DOCUMENTS_AT_ONCE = 256
-SHORTEST = {"label": 1, "next_token": 2}
 
 
 @dataclass(frozen=True)
@@ -120,17 +119,26 @@ def open_text(  # noqa: PLR0913
     end: str | None = None,
     column: str = "text",
     label: str | None = None,
+    mask_token: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> TextSamples:
     """Tokenise every document, and cut it into pieces of at most `length` tokens.
 
     A document is a line of .txt (or the whole file) or .jsonl, or a row of Parquet. With `pack`,
     short pieces share a row, in order; with the task "label" a document is one piece, cut off.
+    For masked tokens, each piece has what the tokenizer puts around a text ([CLS] and [SEP]).
 
     Raises: SampleError if there are no documents or no tokenizer. A document that cannot be used is
         a sample that cannot be read, which a scan counts or leaves out.
     """
-    opened = open_tokenizer(base=base, where=name, source=tokenizer, end=end)
+    opened = open_tokenizer(
+        base=base,
+        where=name,
+        source=tokenizer,
+        end=end,
+        masks=task == "masked_token",
+        mask_token=mask_token,
+    )
     files, names = find_files(base, name, path)
     if label and (plain := [each for each in names if each.endswith(".txt")]):
         raise SampleError(
@@ -155,14 +163,16 @@ def lay_out_documents(
 ) -> TextSamples:
     """Tokenise documents, which are read once, and lay them out in rows.
 
-    Raises: SampleError if documents with labels are to be packed, or reading them fails.
+    Raises: SampleError if documents with labels are to be packed, a row has no room for any of
+        their tokens, or reading them fails.
     """
     if layout.pack and layout.task == "label":
         raise SampleError(f"{name}.pack: a row with a label is one document; leave pack out")
+    _check_room(name, layout.length, tokenizer)
     samples = TextSamples(
         name=name,
         class_names=tuple(class_names) if class_names else None,
-        tokens=Tokens(layout.task, tokenizer.vocabulary, tokenizer.digest),
+        tokens=Tokens(layout.task, tokenizer.vocabulary, tokenizer.digest, _maskable(tokenizer)),
         length=layout.length,
         file_names=file_names,
         ids_spool=Spool(np.dtype("<i4")),
@@ -176,31 +186,77 @@ def lay_out_documents(
     return samples
 
 
+def _check_room(name: str, length: int, tokenizer: Tokenizer) -> None:
+    framed = 0
+    if masking := tokenizer.masking:
+        framed = len(masking.before) + len(masking.after)
+    if framed >= length:
+        raise SampleError(
+            f"{name}.length: must be above {framed}, the tokens that are put around every text; "
+            f"got {length}"
+        )
+
+
+def _maskable(tokenizer: Tokenizer) -> Maskable | None:
+    """Begin to count tokens; counting goes on as documents are read."""
+    if tokenizer.masking is None:
+        return None
+    counts = np.zeros(tokenizer.vocabulary, np.int64)
+    counts[list(tokenizer.masking.special)] = -1
+    return Maskable(tokenizer.masking.token, counts)
+
+
 def _add(samples: TextSamples, tokenizer: Tokenizer, documents: list[Document]) -> None:
     """Tokenise some documents and note their pieces."""
     encoded = tokenizer.encode([each.text for each in documents])
     pieces, tokens = list[tuple[int, ...]](), list[NDArray[np.int32]]()
     start = samples.ids_spool.count
     for each, ids in zip(documents, encoded, strict=True):
-        sizes = [] if each.fault else _cut(len(ids), samples.length, samples.tokens.task)
-        if not sizes:
+        cut = {} if each.fault else _cut(ids, samples, tokenizer)
+        if not cut:
             place = samples.pieces.count + len(pieces)
-            samples.faults[place] = each.fault or f"has {len(ids)} token, too few to predict one"
+            samples.faults[place] = each.fault or _too_little(len(ids), samples.tokens.task)
             pieces.append((start, 0, each.file, each.number, 0, UNLABELLED))
-        for number, size in enumerate(sizes):
-            pieces.append((start, size, each.file, each.number, number, each.label))
-            tokens.append(ids[number * samples.length :][:size])
-            start += size
+        for number, piece in cut.items():
+            pieces.append((start, len(piece), each.file, each.number, number, each.label))
+            tokens.append(piece)
+            start += len(piece)
+    content = np.concatenate([np.empty(0, np.int32), *tokens])
     samples.pieces.append(np.array(pieces, PIECE))
-    samples.ids_spool.append(np.concatenate([np.empty(0, np.int32), *tokens]))
+    samples.ids_spool.append(content)
+    if maskable := samples.tokens.maskable:
+        found = np.bincount(content, minlength=len(maskable.counts))
+        maskable.counts[:] += np.where(maskable.counts >= 0, found, 0)
 
 
-def _cut(size: int, length: int, task: Task) -> list[int]:
-    """Cut a document of so many tokens; a last piece in which nothing is asked is left out."""
-    if task == "label":
-        return [min(size, length)] if size else []
-    sizes = [min(length, size - start) for start in range(0, size, length)]
-    return [each for each in sizes if each >= SHORTEST[task]]
+def _cut(ids: Ids, samples: TextSamples, tokenizer: Tokenizer) -> dict[int, Ids]:
+    """Cut a document, and number its pieces; those in which nothing is asked are left out."""
+    length = samples.length
+    if samples.tokens.task == "label":
+        return {0: ids[:length]} if len(ids) else {}
+    if tokenizer.masking is not None:
+        return _cut_framed(ids, samples, tokenizer)
+    cut = enumerate(ids[start : start + length] for start in range(0, len(ids), length))
+    return {number: piece for number, piece in cut if len(piece) > 1}
+
+
+def _cut_framed(ids: Ids, samples: TextSamples, tokenizer: Tokenizer) -> dict[int, Ids]:
+    masking, maskable = tokenizer.masking, samples.tokens.maskable
+    assert masking
+    assert maskable
+    room = samples.length - len(masking.before) - len(masking.after)
+    cut = enumerate(ids[start : start + room] for start in range(0, len(ids), room))
+    return {
+        number: np.concatenate([masking.before, piece, masking.after])
+        for number, piece in cut
+        if (maskable.counts[piece] >= 0).any()
+    }
+
+
+def _too_little(size: int, task: Task) -> str:
+    if task == "masked_token":
+        return f"has {size} tokens, none of which can be masked"
+    return f"has {size} token, too few to predict one"
 
 
 def _lay_out(samples: TextSamples, pack: bool) -> None:

@@ -1,11 +1,12 @@
 """Rows of tokens: how text looks as an array, and which of its tokens are asked for.
 
 A row is int32 (2, L): token ids, and the number of the document that each belongs to, counted from
-0 in its row; -1 is padding. Knows neither files nor tokenizers.
+0 in its row; -1 is padding. A masked view of it is (3, L): the ids to show, document numbers, and
+the token that was there where it is asked for, -1 elsewhere. Knows neither files nor tokenizers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,17 +14,32 @@ from numpy.typing import NDArray
 
 from pipeline.samples.batch import SampleBatch, Samples
 
-Task = Literal["label", "next_token"]
+Task = Literal["label", "next_token", "masked_token"]
 PADDING = -1
 
 
 @dataclass(frozen=True)
+class Maskable:
+    """What masks are made of: the token that hides another one, and how often each one occurs.
+
+    Shapes: counts (vocabulary,), over the whole corpus, -1 for those that are never masked.
+    """
+
+    token: int
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Tokens:
-    """What is asked of a dataset of text, and whose token ids it holds."""
+    """What is asked of a dataset of text, and whose token ids it holds.
+
+    `maskable` is there for the task "masked_token" alone.
+    """
 
     task: Task
     vocabulary: int
     tokenizer_digest: str
+    maskable: Maskable | None = field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -54,11 +70,16 @@ def tokens_of(samples: Samples) -> Tokens | None:
 def positions_of(samples: Samples, batch: SampleBatch) -> Positions:
     """List what a batch of a dataset asks for: a label each, or every token but a document's first.
 
-    A document of L tokens has L - 1 positions: what comes first is predicted from nothing.
+    A document of L tokens has L - 1 positions: what comes first is predicted from nothing. Masked
+    views say themselves what they ask for.
     """
     tokens = tokens_of(samples)
     if tokens is None or tokens.task == "label":
         return Positions(np.ones(len(batch.ids), np.int64), batch.labels)
+    if tokens.task == "masked_token":
+        originals = batch.inputs[:, 2]
+        hidden = originals >= 0
+        return Positions(hidden.sum(1, dtype=np.int64), originals[hidden].astype(np.int64))
     asked = is_predicted(batch.inputs)
     labels = batch.inputs[:, 0, 1:][asked].astype(np.int64)
     return Positions(asked.sum(1, dtype=np.int64), labels)
