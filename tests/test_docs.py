@@ -92,7 +92,7 @@ def test_the_readme_shows_every_room() -> None:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the cache of digits in a folder of its own, from a teacher that learned little."""
     folder = tmp_path_factory.mktemp("docs")
-    shutil.copytree(ROOT / "data", folder / "data")
+    shutil.copytree(ROOT / "data", folder / "data", ignore=shutil.ignore_patterns("assets"))
     recipes = folder / "data/recipes"
     for arguments in (
         ["train-student", f"{recipes}/digits-teacher.toml", "--set", "training.epochs=1"],

@@ -100,10 +100,17 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         batch_size=training.batch_size,
         seed=training.seed,
         window_parts=training.window_parts,
+        group_by_length=training.group_by_length,
         statistics=_statistics(recipe),
         features=list(dict.fromkeys(features)),
     )
     _check_temperatures(recipe, joined.stream)
+    if training.group_by_length and tokens_of(joined.stream.samples) is None:
+        line = (
+            f"training.group_by_length: data.{training.data} is no text, so all of its samples are "
+            "equally long; leave it out"
+        )
+        raise RecipeError(recipe.file, [line])
     if "hard_labels" in needs and joined.highest_label < 0:
         line = (
             f"losses: hard_labels needs labels, but data.{training.data} has none; name the label "

@@ -33,6 +33,7 @@ class Training(Table):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     window_parts: Positive = 8
+    group_by_length: bool = False
     evaluate_every: Positive | None = None
     patience: Positive | None = None
     checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None

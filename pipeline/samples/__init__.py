@@ -15,7 +15,14 @@ from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
 from pipeline.samples.scan import Scan, Skipped, scan_samples
 from pipeline.samples.subsets import Subset, subset, without
-from pipeline.samples.text.tokens import Maskable, Positions, Tokens, positions_of, tokens_of
+from pipeline.samples.text.tokens import (
+    Maskable,
+    Positions,
+    Tokens,
+    positions_of,
+    row_lengths,
+    tokens_of,
+)
 from pipeline.samples.views.masks import unmask
 from pipeline.samples.views.views import (
     Viewed,
@@ -49,6 +56,7 @@ __all__ = [
     "read_labels",
     "read_views",
     "replay_views",
+    "row_lengths",
     "scan_samples",
     "subset",
     "tokens_of",

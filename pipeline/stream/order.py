@@ -1,10 +1,11 @@
 """Which row comes when: a pure function of (rows, part size, window, seed, epoch).
 
 A seeded permutation of parts, cut into windows of several parts; a seeded permutation of the rows
-of each window. No file, worker or rank is known here, so the order cannot depend on them.
+of each window, which may be grouped by length. No file, worker or rank is known here, so the order
+cannot depend on them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,27 @@ class Order:
         """Order the rows of a window, as places within it. Shapes: returns (size,)."""
         return self._permute(np.arange(size), epoch, window + 1)
 
+    def group(
+        self, places: Rows, lengths: Rows, *, window: int, epoch: int, first: int, batch_size: int
+    ) -> Rows:
+        """Bring rows of similar length together, and the batches they make in a random order.
+
+        The first `first` rows belong to a batch that began in the window before.
+
+        Shapes: places and lengths (size,); returns (size,).
+        """
+        if self.seed is None:
+            return places
+        # Stable, so that equally long rows stay in their random order.
+        by_length = places[np.argsort(lengths, kind="stable")]
+        cuts = list(range(first, len(places), batch_size)) if first < len(places) else []
+        begin, *batches = np.split(by_length, cuts)
+        whole = [each for each in batches if len(each) == batch_size]
+        # One number for each window, beyond those that order parts and rows.
+        purpose = self.part_count + window + 1
+        order = self._permute(np.arange(len(whole)), epoch, purpose)
+        return np.concatenate([begin, *(whole[each] for each in order), *batches[len(whole) :]])
+
     def _permute(self, numbers: Rows, epoch: int, purpose: int) -> Rows:
         if self.seed is None:
             return numbers
@@ -70,7 +92,18 @@ class Piece:
     ends_batch: bool
 
 
-def pieces(order: Order, *, epoch: int, batch_size: int, first_batch: int) -> Iterator[Piece]:
+# Of the number of a window, its places in order, and how many of them end a batch that was begun.
+Regroup = Callable[[int, Rows, int], Rows]
+
+
+def pieces(
+    order: Order,
+    *,
+    epoch: int,
+    batch_size: int,
+    first_batch: int,
+    regroup: Regroup = lambda window, places, first: places,
+) -> Iterator[Piece]:
     """Cut an epoch, from its batch `first_batch` on, into pieces that cross no window or batch
     border.
 
@@ -83,6 +116,7 @@ def pieces(order: Order, *, epoch: int, batch_size: int, first_batch: int) -> It
         ends = begins + size
         if ends > start:
             places = order.permutation(epoch, window, size)
+            places = regroup(window, places, -begins % batch_size)
             at = max(start, begins)
             while at < ends:
                 stop = min(ends, (at // batch_size + 1) * batch_size)

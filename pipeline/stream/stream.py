@@ -9,6 +9,7 @@ read from it.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.samples import (
     check_samples,
     positions_of,
     replay_views,
+    row_lengths,
     tokens_of,
     views_of,
 )
@@ -90,14 +92,12 @@ class Stream(IterableDataset[Batch]):
     A cache says in which views its samples were seen, and they are shown in these. Without a cache
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
-    `statistics` names those of each position that targets are to come with.
+    `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
+    those of each position that targets are to come with, `features` those that are read as well.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
     content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
-    CorruptPart, when read, if a
-    file of the cache is damaged. `check=False` trusts both.
-
-    `features` names those of the cache that are read as well.
+    CorruptPart, when read, if a file of the cache is damaged. `check=False` trusts both.
     """
 
     # Each keyword is one choice of a training loop's, and all but two have a default.
@@ -109,13 +109,14 @@ class Stream(IterableDataset[Batch]):
         batch_size: int,
         seed: int | None = 0,
         window_parts: int = 8,
+        group_by_length: bool = False,
         statistics: Sequence[str] = (),
         features: Sequence[str] = (),
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
         self.samples, self.cache = samples, cache
-        self.batch_size = batch_size
+        self.batch_size, self.group_by_length = batch_size, group_by_length
         rows = cache.plan.rows if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
@@ -190,7 +191,13 @@ class Stream(IterableDataset[Batch]):
         # Held-out data is asked the same questions at every evaluation.
         fresh = epoch if self.cache is None and self.order.seed is not None else 0
         number = first
-        cut = pieces(self.order, epoch=epoch, batch_size=self.batch_size, first_batch=first)
+        cut = pieces(
+            self.order,
+            epoch=epoch,
+            batch_size=self.batch_size,
+            first_batch=first,
+            regroup=partial(self._regroup, epoch),
+        )
         for piece in cut:
             if (number - first) % share[1] == share[0]:
                 held.append(self._take(windows[piece.window], piece.places))
@@ -198,6 +205,19 @@ class Stream(IterableDataset[Batch]):
                 if held:
                     yield epoch, number, self._join(held, fresh)
                 held, number = [], number + 1
+
+    def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
+        if not self.group_by_length or self.order.seed is None:
+            return places
+        indices = self._load(self.order.windows(epoch)[window]).indices[places]
+        return self.order.group(
+            places,
+            row_lengths(self.samples, indices),
+            window=window,
+            epoch=epoch,
+            first=first,
+            batch_size=self.batch_size,
+        )
 
     def _take(self, parts: Rows, places: Rows) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""

@@ -12,6 +12,7 @@ from pipeline import open_cache
 from pipeline.experiment import open_data, open_model
 from pipeline.recipe import load_recipe
 from pipeline.samples import positions_of
+from pipeline.stream import Stream
 from pipeline.targets import TargetSpec, decode, soften
 
 VERSES = [
@@ -110,6 +111,10 @@ class Causal(nn.Module):
 
 def causal(seed=0, classes=257):
     return Causal(seed, classes)
+
+
+def linear():
+    return nn.Linear(3, 2)
 '''
 
 
@@ -379,3 +384,36 @@ def test_a_student_with_a_padded_vocabulary_learns_and_a_narrow_one_is_refused(l
     narrow = lab.train_student("--quiet", "--set", "student.model.arguments={ classes = 200 }")
     assert narrow.status == 2
     assert "student.model: answers with 200 classes, but" in narrow.stderr
+
+
+def test_batches_of_similar_length_hold_less_padding_and_continue(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet", "--set", "data.train.pack=false").status == 0
+    options = ["--quiet", "--set", "data.train.pack=false", "--set", "training.epochs=2"]
+    grouped = [*options, "--set", "training.group_by_length=true"]
+    assert lab.train_student(*options).status == 0
+    assert lab.train_student(*grouped, "--set", "run.path=grouped").status == 0
+    losses = [[line["soft_targets"] for line in lab.metrics(run)[:4]] for run in ("run", "grouped")]
+    assert losses[0] != losses[1]
+    cache = open_cache(lab.cache)
+    samples = open_data(load_recipe(lab.recipe, ["data.train.pack=false"]), "train")
+    padding = [
+        sum(
+            int((batch.inputs[:, 1] != -1).sum(1).max()) * len(batch.ids)
+            for batch in Stream(samples, cache, batch_size=4, group_by_length=by_length)
+        )
+        for by_length in (False, True)
+    ]
+    assert padding[1] < padding[0]
+
+
+def test_only_text_can_be_grouped_by_length(lab: Lab) -> None:
+    arrays = "data.train={ kind = 'arrays', inputs = 'x.npy', labels = 'y.npy' }"
+    np.save(lab.folder / "x.npy", np.zeros((4, 3), np.float32))
+    np.save(lab.folder / "y.npy", np.zeros(4, np.int64))
+    model = "student.model={ kind = 'python', factory = 'text_models:linear' }"
+    losses = "losses=[{ kind = 'hard_labels', weight = 1.0 }]"
+    answer = lab.train_student(
+        *(f"--set={each}" for each in (arrays, model, losses, "training.group_by_length=true"))
+    )
+    assert answer.status == 2
+    assert "training.group_by_length: data.train is no text, so all of its samples" in answer.stderr

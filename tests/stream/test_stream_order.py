@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stream.order import Order, pieces
+from pipeline.stream.order import Order, Rows, pieces
 
 orders = st.builds(
     Order,
@@ -14,19 +14,34 @@ orders = st.builds(
 )
 
 
-def batches(order: Order, epoch: int, batch_size: int, first_batch: int = 0) -> list[list[int]]:
+def batches(
+    order: Order, epoch: int, batch_size: int, first_batch: int = 0, *, grouped: bool = False
+) -> list[list[int]]:
     """List the rows of each batch, counted over the whole dataset."""
     rows: list[list[int]] = [[]]
     windows = [
         [row for part in sorted(parts.tolist()) for row in order.part_rows(part)]
         for parts in order.windows(epoch)
     ]
-    for piece in pieces(order, epoch=epoch, batch_size=batch_size, first_batch=first_batch):
+
+    def regroup(window: int, places: Rows, first: int) -> Rows:
+        lengths = np.array([length_of(windows[window][place]) for place in places])
+        return order.group(
+            places, lengths, window=window, epoch=epoch, first=first, batch_size=batch_size
+        )
+
+    options = {"epoch": epoch, "batch_size": batch_size, "first_batch": first_batch}
+    cut = pieces(order, **options, regroup=regroup) if grouped else pieces(order, **options)
+    for piece in cut:
         rows[-1] += [windows[piece.window][place] for place in piece.places]
         if piece.ends_batch:
             rows.append([])
     assert rows.pop() == []
     return rows
+
+
+def length_of(row: int) -> int:
+    return 7 * row % 11
 
 
 def rows_of(order: Order, epoch: int, batch_size: int = 4) -> list[int]:
@@ -94,3 +109,28 @@ def test_rows_are_mixed_within_their_window_only(window_parts: int) -> None:
 def test_the_order_is_what_it_was_in_the_first_version() -> None:
     # A change would give resumed runs another order than the one they began with.
     assert rows_of(Order(12, 4, 2, seed=0), 0) == [0, 11, 10, 3, 2, 9, 8, 1, 7, 4, 5, 6]
+
+
+@given(order=orders, epoch=st.integers(0, 3), batch_size=st.integers(1, 20), draw=st.data())
+def test_grouped_by_length_every_row_comes_once_and_resumes_anywhere(
+    order: Order, epoch: int, batch_size: int, draw: st.DataObject
+) -> None:
+    whole = batches(order, epoch, batch_size, grouped=True)
+    assert sorted(row for batch in whole for row in batch) == list(range(order.rows))
+    assert all(len(batch) == batch_size for batch in whole[:-1])
+    first = draw.draw(st.integers(0, len(whole)))
+    assert batches(order, epoch, batch_size, first, grouped=True) == whole[first:]
+
+
+def test_grouped_batches_are_of_one_length_in_a_random_order() -> None:
+    order = Order(440, 55, 8, seed=0)
+    whole = batches(order, 0, 8, grouped=True)
+    lengths = [sorted({length_of(row) for row in batch}) for batch in whole]
+    assert sum(len(each) == 1 for each in lengths) == 55
+    assert lengths != sorted(lengths)
+    assert whole != batches(order, 1, 8, grouped=True)
+
+
+def test_without_a_seed_nothing_is_grouped() -> None:
+    order = Order(30, 7, 2, seed=None)
+    assert batches(order, 0, 4, grouped=True) == batches(order, 0, 4)

@@ -85,6 +85,13 @@ def positions_of(samples: Samples, batch: SampleBatch) -> Positions:
     return Positions(asked.sum(1, dtype=np.int64), labels)
 
 
+def row_lengths(samples: Samples, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the tokens of some rows of text. Shapes: indices (n,); returns (n,)."""
+    blocks = [indices[start : start + 256] for start in range(0, len(indices), 256)]
+    counts = [(samples.read(block).inputs[:, 1] != PADDING).sum(1) for block in blocks]
+    return np.concatenate([np.empty(0, np.int64), *counts])
+
+
 def is_predicted(inputs: NDArray[Any]) -> NDArray[np.bool_]:
     """Tell the tokens that follow another one of their own document.
 
