@@ -205,7 +205,8 @@ def test_a_folder_that_says_other_things_is_refused(base: Path, content: str, me
 
 def test_tokens_are_masked_as_those_of_text_files(base: Path) -> None:
     (base / "lines.txt").write_text("\n".join(TEXTS))
-    settings = {"tokenizer": "bytes", "length": 16, "task": "masked_token", "mask_token": "mask"}
+    masked: dict[str, Any] = {"task": "masked_token", "mask_token": "mask"}
+    settings: dict[str, Any] = {"tokenizer": "bytes", "length": 16, **masked}
     files = open_samples("text", base=base, name="data.train", path="lines.txt", **settings)
     ours, theirs = tokens_of(open_text(base, **settings)), tokens_of(files)
     assert ours == theirs
