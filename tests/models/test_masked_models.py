@@ -100,7 +100,7 @@ def test_features_are_those_of_the_tokens_that_are_asked_for(kind: str, module: 
     network.tap({"last": module})
     output = network(inputs)
     pairs = zip(DOCUMENTS, ASKED, strict=True)
-    body = network.model.base_model
+    body: Any = network.model.base_model
     wanted = [body(torch.tensor([each])).last_hidden_state[0, asked] for each, asked in pairs]
     torch.testing.assert_close(output.features["last"], torch.cat(wanted), atol=1e-5, rtol=1e-5)
 
