@@ -16,7 +16,7 @@ from pipeline.store import open_cache
 from pipeline.stream import Stream
 from pipeline.targets import DEFAULT_NODES
 from pipeline.training.run_folder import METRICS
-from replication import any_temperature, cached_equals_live, soft_targets
+from replication import any_temperature, cached_equals_live, layers, soft_targets
 from replication.fashion import Teacher
 from replication.interval import MOST, T_QUANTILES, t_interval
 from replication.live import LiveStream, train_live
@@ -118,6 +118,30 @@ def test_soft_targets_need_gain_in_every_likely_case() -> None:
     assert "mean gain +3.35 points" in soft_targets.report(sure).text()
 
 
+def test_layers_must_be_ahead_for_every_measure_in_every_likely_case() -> None:
+    def pairs(*gains: float, teacher_kl: float = 0.2) -> list[layers.Pair]:
+        ahead = layers.Student(2.0, 0.3)
+        others = [layers.Student(2.0 + gain, 0.3 + teacher_kl * gain) for gain in gains]
+        return [layers.Pair(seed, ahead, other) for seed, other in enumerate(others)]
+
+    sure = layers.report(pairs(0.10, 0.11, 0.12), 1.7)
+    assert sure.is_met
+    assert "mean gain in nll 0.1100, 95 % interval 0.0852 to 0.1348" in sure.text()
+    assert "mean gain in KL to the teacher 0.0220, 95 % interval 0.0170 to 0.0270" in sure.text()
+    assert not layers.report(pairs(0.01, 0.11, 0.30), 1.7).is_met  # ahead, but by luck perhaps
+    assert not layers.report(pairs(0.10, 0.11, 0.12, teacher_kl=-0.2), 1.7).is_met
+
+
+def test_pairs_of_students_differ_in_what_they_begin_as_alone(tmp_path: Path) -> None:
+    begun = layers.recipe_of(tmp_path, 1, begins_as_layers=True).model_dump()
+    alone = layers.recipe_of(tmp_path, 1, begins_as_layers=False).model_dump()
+    assert begun["student"].pop("initialise")["layers"] == "every_other"
+    assert alone["student"].pop("initialise") is None
+    begun.pop("run")
+    alone.pop("run")
+    assert begun == alone
+
+
 def test_live_equals_cached(digits: Path, tmp_path: Path) -> None:
     recipe = student(digits, tmp_path / "cached")
     cached = train_student.run(recipe, quiet=True)
@@ -207,7 +231,7 @@ def test_no_temperature_between_is_a_stored_one() -> None:
 def test_help_lists_the_claims() -> None:
     answer = replicate("--help")
     assert answer.returncode == 0
-    for claim in ("soft-targets", "cached-equals-live", "any-temperature"):
+    for claim in ("soft-targets", "cached-equals-live", "any-temperature", "layers"):
         assert claim in answer.stdout
 
 

@@ -81,6 +81,12 @@ def _selections(out: Path, options: Namespace) -> Report:
     return selections.run(out, seeds=options.seeds)
 
 
+def _layers(out: Path, options: Namespace) -> Report:
+    from replication import layers
+
+    return layers.run(out, seeds=options.seeds)
+
+
 def _language_tails(out: Path, options: Namespace) -> Report:
     from replication import language_tails
 
@@ -104,6 +110,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
         _language_tails,
         "SmolLM2 on Shakespeare: what a few bytes a position know of 49,152 classes.",
     ),
+    "layers": (
+        _layers,
+        "Shakespeare, masked: a student that begins as layers of its teacher is ahead.",
+    ),
     "selections": (
         _selections,
         "SmolLM2 on Shakespeare: what of its answers to keep, for students at T = 1 and 2.",
@@ -115,5 +125,6 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
         "--seeds": (_whole(1, MOST), 3, "students of each kind"),
         "--epochs": (_whole(1, 1000), 2, "epochs of a student"),
     },
+    "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
 }

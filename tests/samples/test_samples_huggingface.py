@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import SampleError
-from pipeline.samples import Samples, open_samples, scan_samples
+from pipeline.samples import Samples, open_samples, scan_samples, tokens_of
 from pipeline.samples.text.rows import TextSamples
 
 TEXTS = ["to be", "or not", "that is", "the question", "whether 'tis", "nobler"]
@@ -201,3 +201,33 @@ def test_a_folder_that_says_other_things_is_refused(base: Path, content: str, me
     (base / "text/state.json").write_text(content)
     with pytest.raises(SampleError, match=message):
         open_text(base)
+
+
+def test_tokens_are_masked_as_those_of_text_files(base: Path) -> None:
+    (base / "lines.txt").write_text("\n".join(TEXTS))
+    masked: dict[str, Any] = {"task": "masked_token", "mask_token": "mask"}
+    settings: dict[str, Any] = {"tokenizer": "bytes", "length": 16, **masked}
+    files = open_samples("text", base=base, name="data.train", path="lines.txt", **settings)
+    ours, theirs = tokens_of(open_text(base, **settings)), tokens_of(files)
+    assert ours == theirs
+    assert ours is not None
+    assert theirs is not None
+    assert ours.maskable is not None
+    assert theirs.maskable is not None
+    assert ours.maskable.token == theirs.maskable.token == 257
+    assert ours.maskable.counts.tolist() == theirs.maskable.counts.tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer": None, "length": None}, "data.train.mask_token: is for text; name its"),
+        ({}, "data.train.mask_token: nothing is masked but for the task 'masked_token'"),
+        ({"task": "masked_token", "mask_token": "[MASK]"}, "bytes have no token '\\[MASK\\]'"),
+    ],
+)
+def test_a_token_that_masks_nothing_is_refused(
+    base: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SampleError, match=message):
+        open_text(base, **{"mask_token": "mask", **settings})

@@ -82,12 +82,14 @@ def trained(lab: Lab, run: str, *options: str) -> tuple[Any, ...]:  # noqa: F811
     return lines, json.loads(answer.stdout)["validation"]
 
 
+@pytest.mark.parametrize("group", ["true", "false"])
 @pytest.mark.parametrize("backend", ["zarr", "parquet"])
-def test_a_masked_student_needs_no_text(masked_lab: Lab, backend: str) -> None:
+def test_a_masked_student_needs_no_text(masked_lab: Lab, backend: str, group: str) -> None:
     make_caches(masked_lab, f"cache.backend={backend}")
-    from_text = trained(masked_lab, "from-text", "validation.cache=held-out")
+    options = ("validation.cache=held-out", f"training.group_by_length={group}")
+    from_text = trained(masked_lab, "from-text", *options)
     go_blind(masked_lab)
-    assert trained(masked_lab, "from-cache", "validation.cache=held-out") == from_text
+    assert trained(masked_lab, "from-cache", *options) == from_text
 
 
 def test_hard_labels_are_masked_anew_from_the_cache_too(masked_lab: Lab) -> None:
