@@ -11,6 +11,7 @@ from pipeline.errors import PipelineError
 TEMPLATES = {
     "arrays": ("arrays.toml", "models.py"),
     "images": ("images.toml", "models.py"),
+    "text": ("text.toml",),
     "transformers": ("transformers.toml", "models.py"),
 }
 

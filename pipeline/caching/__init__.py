@@ -4,7 +4,8 @@
 Neither knows the terminal, and neither decides which machine makes which part.
 """
 
-from pipeline.caching.make import answer, make_parts
+from pipeline.caching.answer import answer
+from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work, plan_cache
 
 __all__ = ["Work", "answer", "make_parts", "plan_cache"]

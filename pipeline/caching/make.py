@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from pipeline.caching.answer import (
+    Arrays,
+    Asked,
+    ask,
+    concatenate,
+    count_elements,
+    encode_asked,
+)
 from pipeline.caching.plan import Work
-from pipeline.compute import Background, guard_memory
-from pipeline.errors import TargetError
-from pipeline.models import BLOCK_ELEMENTS, Output, prepare
+from pipeline.compute import Background
 from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of, unmask, views_of
 from pipeline.store import (
     Built,
@@ -33,17 +37,10 @@ from pipeline.stream import prefetch
 from pipeline.stream.token_rows import check_counts, encode_rows
 from pipeline.targets import (
     decode,
-    encode,
-    encode_features,
-    find_bad_positions,
     kept_mass,
-    uniforms,
 )
 
-Arrays = dict[str, NDArray[np.generic]]
 Digests = NDArray[np.uint8]
-# Of each row of a batch its sample's id and its view, and what the teacher answered.
-Asked = tuple[list[tuple[str, int]], Output]
 # One batch being answered, one ready, one being read.
 READ_AHEAD = 2
 # Encoding is many small operations, so logits of few classes wait for each other: up to 1 MiB.
@@ -102,68 +99,6 @@ def make_parts(
             time.sleep(LOOK_AGAIN_S)
 
 
-def answer(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Arrays:
-    """Ask the teacher about one batch, shown in these views, and keep what the plan says.
-
-    Shapes: views (B,); returns the arrays of the plan's fields over positions, (P, ...).
-    Raises: TargetError if a logit is not finite, naming the samples.
-    """
-    return _encode(work, [_ask(work, batch, views)])
-
-
-def _ask(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Asked:
-    with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
-        output: Output = work.network(prepare(batch.inputs, work.device))
-        return list(zip(batch.ids, views.tolist(), strict=True)), output
-
-
-def _encode(work: Work, asked: Sequence[Asked]) -> Arrays:
-    numbers, start, answers = _numbers(work, asked), 0, list[Arrays]()
-    with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
-        try:
-            for block in _blocks(work, asked):
-                stop = start + len(block)
-                drawn = None if numbers is None else numbers[start:stop]
-                answers.append(encode(work.spec, block, work.shape.basis, drawn))
-                start = stop
-            features = encode_features(_features(work, asked), work.features)
-        except TargetError as error:
-            raise _named(error, asked) from error
-    return _concatenate(answers) | features
-
-
-def _features(work: Work, asked: Sequence[Asked]) -> dict[str, Tensor]:
-    """Join the features of some batches. Shapes: each (P, d)."""
-    return {
-        name: torch.cat([output.features[name] for _, output in asked]) for name in work.features
-    }
-
-
-def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
-    """Give the random numbers of every position, if any are needed. Shapes: returns (P, D)."""
-    if not work.spec.draws:
-        return None
-    counts = torch.cat([output.positions for _, output in asked]).tolist()
-    rows = [row for rows, _ in asked for row in rows]
-    return uniforms(work.spec.seed, rows, counts, work.spec.draws)
-
-
-def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
-    """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
-    if _count_elements(work, asked) > BLOCK_ELEMENTS:
-        for _, output in asked:
-            yield from output.blocks()
-    else:
-        logits = [output.logits for _, output in asked]
-        yield logits[0] if len(logits) == 1 else torch.cat(logits)
-
-
-def _concatenate(answers: Sequence[Arrays]) -> Arrays:
-    if len(answers) == 1:
-        return answers[0]
-    return {name: np.concatenate([each[name] for each in answers]) for name in answers[0]}
-
-
 def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
     missing = set(missing_parts(work.folder, work.plan))
     return [part for part in order if part in missing]
@@ -179,11 +114,11 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
         closing(prefetch(_questions(work, parts, claims), ahead)) as questions,
     ):
         for question in questions:
-            asked.append(_ask(work, question.batch, question.views))
+            asked.append(ask(work, question.batch, question.views))
             batches.append(_rows(work, question))
             advance(len(question.batch.ids))
-            if question.is_last or _count_elements(work, asked) >= ENCODE_ELEMENTS:
-                answers.append(_encode(work, asked))
+            if question.is_last or count_elements(work, asked) >= ENCODE_ELEMENTS:
+                answers.append(encode_asked(work, asked))
                 asked = []
             if question.is_last:
                 build = partial(_build, work, question.part, batches, answers)
@@ -235,10 +170,6 @@ def _rows(work: Work, question: Question) -> Rows:
     return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions, kept)
 
 
-def _count_elements(work: Work, asked: Sequence[Asked]) -> int:
-    return work.spec.class_count * sum(len(output) for _, output in asked)
-
-
 def _now_or_later(work: Work, build: Callable[[], Built]) -> Callable[[], Built]:
     """Build at once where the teacher wants every core; storing only waits, so it never does."""
     if work.builds_behind:
@@ -253,8 +184,8 @@ def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
 
 
 def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) -> Built:
-    arrays = _concatenate(answers)
-    tokens = _concatenate([batch.tokens for batch in batches])
+    arrays = concatenate(answers)
+    tokens = concatenate([batch.tokens for batch in batches])
     labels = np.concatenate([batch.positions.labels for batch in batches])
     statistics = _statistics(work, arrays, labels)
     return build_part(work.folder, work.plan, part, _table(batches), arrays | tokens, statistics)
@@ -283,28 +214,3 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
         "labelled": int(labelled.sum()),
         "teacher_right": int((top == labels)[labelled].sum()),
     }
-
-
-def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
-    """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
-    for rows, output in asked:
-        if bad := _find_bad_rows(output):
-            named = ", ".join(rows[row][0] for row in bad[:5])
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            return TargetError(
-                f"teacher: its logits are NaN or infinite for {len(bad)} of {len(rows)} samples of "
-                f"a batch ({named}{more}); every logit must be finite.\n"
-                "  Try teacher.precision = 'float32', or look at these samples. Finished parts are "
-                "kept."
-            )
-    return error
-
-
-def _find_bad_rows(output: Output) -> list[int]:
-    """List the samples of a batch with a position at which a logit is not finite."""
-    bad, start = list[int](), 0
-    for logits in output.blocks():
-        bad += [start + position for position in find_bad_positions(logits)]
-        start += len(logits)
-    ends = output.positions.cumsum(0).cpu()  # (B,)
-    return sorted(set(torch.searchsorted(ends, torch.tensor(bad), right=True).tolist()))

@@ -8,18 +8,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.caching.choice import choose_targets
+from pipeline.caching.describe import describe, make_settings
 from pipeline.caching.shape import Shape, find_shape
 from pipeline.compute import (
-    device_kind,
     keep_freed_memory,
     pick_device,
     set_threads,
-    software_versions,
     use_deterministic_kernels,
 )
 from pipeline.errors import RecipeError
@@ -32,11 +31,11 @@ from pipeline.experiment import (
     scan_data,
 )
 from pipeline.models import Network, set_precision, weights_digest
-from pipeline.recipe import Recipe, comparable
+from pipeline.recipe import Recipe
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
 from pipeline.stream.token_rows import token_fields
-from pipeline.targets import TargetSpec, feature_fields, nodes_with, target_fields
+from pipeline.targets import TargetSpec, feature_fields, target_fields
 
 SHOWN_NAMES = 5
 # Of inputs read at once; more would leave a core's cache before the teacher sees it.
@@ -90,24 +89,16 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")
-    spec = _spec(recipe, class_count)
+    spec, tail = choose_targets(recipe, class_count)
     _check_classes(recipe, data, class_count)
     dtypes = {feature.name: feature.dtype for feature in recipe.features}
     widths = measure_features(network, data.samples, device) if dtypes else {}
-    settings = {
-        "data": {"digest": data.scan.digest, **_tokenizer(data.samples)},
-        "teacher": {
-            "weights": weights,
-            "precision": teacher.precision,
-            "batch_size": teacher.batch_size,
-            "threads": threads,
-            "device": device_kind(device),
-        },
-        "software": software_versions(also=_library_of(network)),
-        **_tail(recipe, spec),
-        **_features(recipe),
-    }
-    shape = find_shape(recipe, spec, settings, samples=data.samples, network=network, device=device)
+    settings = make_settings(
+        recipe, data, network, weights=weights, threads=threads, device=device, tail=tail
+    )
+    shape = find_shape(
+        recipe, spec, tail, settings, samples=data.samples, network=network, device=device
+    )
     plan = Plan(
         rows=len(data.samples) * views_of(data.samples).count,
         rows_per_part=cache.rows_per_part,
@@ -115,12 +106,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         compression=cache.compression,
         fields=(*target_fields(spec), *feature_fields(dtypes, widths), *_token_fields(data)),
         settings=settings,
-        about={
-            **_about(recipe, data, network, spec),
-            **_views(data.samples),
-            **_tokens(data.samples),
-            **_shared(shape),
-        },
+        about=describe(recipe, data, network, spec, shape),
     )
     return Work(
         samples=data.samples,
@@ -138,39 +124,9 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     )
 
 
-def _tokenizer(samples: Samples) -> dict[str, Any]:
-    tokens = tokens_of(samples)
-    return {"task": tokens.task, "tokenizer": tokens.tokenizer_digest} if tokens else {}
-
-
-def _views(samples: Samples) -> dict[str, Any]:
-    settings = views_of(samples).settings
-    return {"views": settings} if settings else {}
-
-
-def _tokens(samples: Samples) -> dict[str, Any]:
-    """What a student must know of the tokens that are kept for it."""
-    tokens = tokens_of(samples)
-    if tokens is None:
-        return {}
-    about = {"task": tokens.task, "vocabulary": tokens.vocabulary}
-    return {"tokens": about | {"tokenizer": tokens.tokenizer_digest}}
-
-
-def _token_fields(data: Scanned) -> tuple[Field, ...]:
-    tokens = tokens_of(data.samples)
-    return token_fields(tokens.vocabulary, data.scan.shape[-1]) if tokens else ()
-
-
 def _batches_at_once(scan: Scan, batch_size: int) -> int:
     batch_bytes = batch_size * math.prod(scan.shape) * np.dtype(scan.dtype).itemsize
     return max(1, READ_BYTES // max(1, batch_bytes))
-
-
-def _library_of(network: Network) -> tuple[str, ...]:
-    """Name the library whose code answers, where that is not the user's own."""
-    library = type(network.model).__module__.partition(".")[0]
-    return (library,) if library == "transformers" else ()
 
 
 def _planned_threads(folder: Path) -> int | None:
@@ -180,54 +136,6 @@ def _planned_threads(folder: Path) -> int | None:
         return None
     planned: int = read_plan(folder).settings["teacher"]["threads"]
     return planned
-
-
-def _spec(recipe: Recipe, class_count: int) -> TargetSpec:
-    assert recipe.targets
-    selection, tail = recipe.targets.selection, recipe.targets.tail
-    options = selection.model_dump(exclude={"kind"})
-    key = "k_max" if selection.kind == "top_p" else "k"
-    k = options.pop(key, 0 if selection.kind == "sampled" else class_count)
-    rank = tail.rank if tail.kind == "low_rank" else 0
-    problems = []
-    if k > class_count:
-        problems.append(
-            f"targets.selection.{key}: must be between 1 and {class_count}, the classes of the "
-            f"teacher; got {k}"
-        )
-    elif k == class_count and (rank or selection.kind == "hybrid"):
-        what = "targets.tail" if rank else "targets.selection.draws"
-        problems.append(
-            f"{what}: all {class_count} classes are kept, so there is no tail; leave it out"
-        )
-    elif rank and "draws" in options:
-        problems.append(
-            f"targets.tail: 'low_rank' is for selections of kind top_k and top_p; "
-            f"'{selection.kind}' says what is in its tail by draws. Keep one of the two"
-        )
-    if options.get("k_min", 0) > k:
-        problems.append(
-            f"targets.selection.k_min: must be at most k_max, {k}; got {options['k_min']}"
-        )
-    if problems:
-        raise RecipeError(recipe.file, problems)
-    proposed = {options["proposal_temperature"]} if "draws" in options else set()
-    nodes = nodes_with({*recipe.targets.temperatures, *proposed})
-    return TargetSpec(selection.kind, class_count, k, nodes, rank, **options)
-
-
-def _tail(recipe: Recipe, spec: TargetSpec) -> dict[str, Any]:
-    assert recipe.targets
-    return {"tail": recipe.targets.tail.model_dump()} if spec.rank else {}
-
-
-def _features(recipe: Recipe) -> dict[str, Any]:
-    found = [feature.model_dump() for feature in recipe.features]
-    return {"features": found} if found else {}
-
-
-def _shared(shape: Shape) -> dict[str, Any]:
-    return {"shared": shape.shared.about} if shape.shared else {}
 
 
 def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
@@ -253,17 +161,6 @@ def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
         )
 
 
-def _about(recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec) -> dict[str, Any]:
-    assert recipe.cache
-    full = comparable(recipe)
-    names = data.samples.class_names or network.class_names
-    return {
-        "targets": spec.to_json(),
-        "class_names": list(names) if names else None,
-        "skipped": [{"id": skip.id, "reason": skip.reason} for skip in data.scan.skipped],
-        "recipe": {
-            "data": {recipe.cache.data: full["data"][recipe.cache.data]},
-            **{table: full[table] for table in ("teacher", "targets", "cache")},
-            **({"features": full["features"]} if recipe.features else {}),
-        },
-    }
+def _token_fields(data: Scanned) -> tuple[Field, ...]:
+    tokens = tokens_of(data.samples)
+    return token_fields(tokens.vocabulary, data.scan.shape[-1]) if tokens else ()

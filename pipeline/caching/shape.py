@@ -15,6 +15,7 @@ import torch
 from pipeline.compute import guard_memory
 from pipeline.models import Network, Output, prepare
 from pipeline.recipe import Recipe
+from pipeline.recipe.schema import LowRank
 from pipeline.samples import Samples, read_views, views_of
 from pipeline.store import (
     PLAN_FILE,
@@ -40,6 +41,7 @@ class Shape:
 def find_shape(
     recipe: Recipe,
     spec: TargetSpec,
+    tail: LowRank | None,
     settings: dict[str, Any],
     *,
     samples: Samples,
@@ -51,10 +53,12 @@ def find_shape(
     Raises: TargetError if the rank does not fit, or a logit is not finite.
     """
     assert recipe.cache
+    assert recipe.teacher
     fields, arrays, basis = list[Field](), dict[str, Any](), None
-    if spec.rank:
-        folder = recipe.locate(recipe.cache.path)
-        basis = _planned(folder, settings) or _learn(recipe, spec, samples, network, device)
+    if tail:
+        folder, batch_size = recipe.locate(recipe.cache.path), recipe.teacher.batch_size
+        basis = _planned(folder, settings)
+        basis = basis or _learn(tail, batch_size, samples=samples, network=network, device=device)
         fields += basis_fields(spec)
         arrays |= encode_basis(basis)
     if masks := views_of(samples).masks:
@@ -78,12 +82,8 @@ def _planned(folder: Path, settings: dict[str, Any]) -> Basis | None:
 
 @torch.inference_mode()
 def _learn(
-    recipe: Recipe, spec: TargetSpec, samples: Samples, network: Network, device: torch.device
+    tail: LowRank, batch_size: int, *, samples: Samples, network: Network, device: torch.device
 ) -> Basis:
-    assert recipe.teacher
-    assert recipe.targets
-    tail, batch_size = recipe.targets.tail, recipe.teacher.batch_size
-    assert tail.kind == "low_rank"
     order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(
         len(samples) * views_of(samples).count
     )
@@ -96,5 +96,5 @@ def _learn(
             if positions >= tail.positions:
                 break
         return fit_basis(
-            lambda: chain.from_iterable(each.blocks() for each in outputs), spec.rank, tail.seed
+            lambda: chain.from_iterable(each.blocks() for each in outputs), tail.rank, tail.seed
         )

@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.losses.cosine import cosine, count_vectors, no_term
+from pipeline.losses.cosine import cosine, count_vectors
 from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
@@ -26,13 +26,14 @@ class Loss:
     function: Callable[..., Tensor]
     needs: Literal["targets", "labels", "features"]
     count: Callable[..., Tensor | int]
-    term: Callable[..., Term]
+    # None where the loss is not one of logits.
+    term: Callable[..., Term] | None
 
 
 LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
     "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
-    "cosine": Loss(cosine, "features", count_vectors, no_term),
+    "cosine": Loss(cosine, "features", count_vectors, None),
 }
 
 __all__ = ["LOSSES", "Loss", "Term", "cosine", "fused_losses", "hard_labels", "soft_targets"]

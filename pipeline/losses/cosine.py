@@ -6,7 +6,6 @@ from torch.nn.functional import cosine_embedding_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import share
-from pipeline.losses.term import Term
 
 
 def cosine(
@@ -35,8 +34,3 @@ def cosine(
 def count_vectors(features: Tensor, **_: str) -> int:
     """Count the positions. Shapes: features (P, d)."""
     return len(features)
-
-
-def no_term(*_: object, **__: object) -> Term:
-    """Stand where losses of logits have a term: features have no output layer to be fused with."""
-    raise AssertionError("a loss of features is never applied to logits")

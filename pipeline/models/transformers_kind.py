@@ -199,20 +199,21 @@ def _from_config(where: str, config: Mapping[str, Any], task: str) -> tuple[Any,
 
 def _load(source: str, where: str, task: str | None, looked: str) -> tuple[Any, str]:
     """Load a model and say what it is for."""
-    kind = task or "label"
+    what = CLASSES[task][1] if task else "a model"
     try:
         kind = _task_of(source, task)
+        what = CLASSES[kind][1]
         model, absent = _load_quietly(source, kind)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{where} cannot be loaded as {CLASSES[kind][1]} "
+            f"{where} cannot be loaded as {what} "
             f"({str(error).strip().splitlines()[0]}). "
             f"Give a folder beside the recipe ({looked}) or a hub name."
         ) from error
     if absent:
         raise ModelError(
             f"{where} has no weights for {', '.join(absent)}, which would be random. "
-            f"Give a model that was trained as {CLASSES[kind][1]}."
+            f"Give a model that was trained as {what}."
         )
     return model, kind
 

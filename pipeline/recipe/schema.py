@@ -296,10 +296,13 @@ class Views(Table):
 
 
 class Targets(Table):
-    """What is kept of an answer; `temperatures` are those at which the tail must be exact."""
+    """What is kept of an answer; `temperatures` are those at which the tail must be exact.
+
+    Without `tail`, a bucket of few classes, and of many (4,096) a low-rank tail.
+    """
 
     selection: Selection
-    tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] = Bucket(kind="bucket")
+    tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] | None = None
     temperatures: Temperatures = ()
 
 

@@ -90,7 +90,8 @@ def fit_basis(blocks: Blocks, rank: int, seed: int) -> Basis:
     if rank >= min(count, len(bias)):
         raise TargetError(
             f"targets.tail.rank: must be below {min(count, len(bias))}, for there are {len(bias)} "
-            f"classes and {count} positions to learn from; got {rank}"
+            f"classes and {count} positions to learn from; got {rank}. Give a lower one, or keep "
+            "the tail's mass alone: tail = { kind = 'bucket' }"
         )
     weights = (probability + LEAST_PROBABILITY) ** WEIGHT_POWER
     weights /= weights.mean()

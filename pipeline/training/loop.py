@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES, Loss, fused_losses
+from pipeline.losses import LOSSES, Loss, Term, fused_losses
 from pipeline.models import Network, Output
 from pipeline.stream import Batch, Stream
 from pipeline.training.optimizer import SCHEDULES
@@ -182,10 +182,7 @@ def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[T
 
 def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
     if output.layer is not None:  # logits of many classes are never all there
-        terms = [
-            (each.weight, each.loss.term(reference, count, **each.settings))
-            for each, reference, count in asked
-        ]
+        terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
         return fused_losses(output.states, output.layer, terms)
     logits = output.logits  # (P, C)
     values = [
@@ -194,6 +191,11 @@ def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tenso
     ]
     weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
     return reduce(add, weighted), torch.stack([term.detach() for term in values])
+
+
+def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
+    assert loss.loss.term, "a loss of features is not applied to logits"
+    return loss.loss.term(reference, count, **loss.settings)
 
 
 def _match_feature(

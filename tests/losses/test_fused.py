@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.losses import LOSSES, Term, fused_losses
+from pipeline.losses import LOSSES, Term, fused_losses, soft_targets
+from pipeline.losses.fused import _Fused
+from pipeline.losses.hard_labels import hard_labels_term
+from pipeline.losses.soft_targets import soft_targets_term
 from pipeline.targets import Targets, TargetSpec, decode, encode, fit_basis, uniforms
 
 POSITIONS, WIDTH, CLASSES = 23, 6, 30
+TERMS: dict[str, Callable[..., Term]] = {
+    "soft_targets": soft_targets_term,
+    "hard_labels": hard_labels_term,
+}
 KINDS: list[dict[str, Any]] = [
     {"kind": "all", "k": CLASSES},
     {"kind": "top_k", "k": 5},
@@ -72,7 +79,7 @@ def test_fused_losses_are_those_of_whole_logits(
     options: dict[str, Any], temperature: float, bias: bool
 ) -> None:
     (states, layer), asked = student(bias=bias), both(make_targets(**options), temperature)
-    terms = [(weight, LOSSES[name].term(what, **how)) for weight, name, what, how in asked]
+    terms = [(weight, TERMS[name](what, **how)) for weight, name, what, how in asked]
     total, values = fused_losses(states, layer, terms)
     plain = [LOSSES[name].function(layer(states), what, **how) for _, name, what, how in asked]
     torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-5, atol=1e-6)
@@ -87,8 +94,8 @@ def test_fused_gradients_are_the_derivatives(options: dict[str, Any]) -> None:
     states, layer = student(bias=True, dtype=torch.float64)
     states = states.detach()[:4].requires_grad_()
     asked = [
-        (0.7, LOSSES["soft_targets"].term(make_targets(**options)[:4], temperature=2.5)),
-        (0.3, LOSSES["hard_labels"].term(make_labels()[:4])),
+        (0.7, soft_targets_term(make_targets(**options)[:4], temperature=2.5)),
+        (0.3, hard_labels_term(make_labels()[:4])),
     ]
     assert torch.autograd.gradcheck(
         lambda s, w: _with_weight(layer, s, w, asked),
@@ -99,16 +106,16 @@ def test_fused_gradients_are_the_derivatives(options: dict[str, Any]) -> None:
 def _with_weight(
     layer: nn.Linear, states: Tensor, weight: Tensor, terms: list[tuple[float, Term]]
 ) -> Tensor:
-    from pipeline.losses.fused import _Fused
-
-    total: Tensor = _Fused.apply(states, weight, layer.bias.detach(), tuple(terms))[0]
+    total: Tensor = _Fused.apply(  # type: ignore[no-untyped-call]  # torch's own
+        states, weight, layer.bias.detach(), tuple(terms)
+    )[0]
     return total
 
 
 def test_a_share_of_a_batch_counts_as_what_it_is() -> None:
     states, layer = student(bias=False)
-    targets, make_term = make_targets(kind="top_k", k=5), LOSSES["soft_targets"].term
-    whole = fused_losses(states, layer, [(1.0, LOSSES["soft_targets"].term(targets))])[0]
+    targets, make_term = make_targets(kind="top_k", k=5), soft_targets_term
+    whole = fused_losses(states, layer, [(1.0, soft_targets_term(targets))])[0]
     halves = [
         fused_losses(states[cut], layer, [(1.0, make_term(targets[cut], POSITIONS))])[0]
         for cut in (slice(0, 5), slice(5, POSITIONS))
@@ -118,7 +125,7 @@ def test_a_share_of_a_batch_counts_as_what_it_is() -> None:
 
 def test_no_positions_cost_nothing() -> None:
     states, layer = student(bias=True)
-    term = LOSSES["hard_labels"].term(make_labels()[:0])
+    term = hard_labels_term(make_labels()[:0])
     total, values = fused_losses(states[:0], layer, [(1.0, term)])
     assert total.item() == 0
     assert values.tolist() == [0.0]
@@ -128,38 +135,34 @@ def test_no_positions_cost_nothing() -> None:
 def test_autocast_computes_logits_in_half_precision_and_losses_in_full() -> None:
     (states, layer), targets = student(bias=True), make_targets(kind="top_k", k=5)
     with torch.autocast("cpu", torch.bfloat16):
-        total, _ = fused_losses(states, layer, [(1.0, LOSSES["soft_targets"].term(targets))])
-        plain = LOSSES["soft_targets"].function(layer(states), targets)
+        total, _ = fused_losses(states, layer, [(1.0, soft_targets_term(targets))])
+        plain = soft_targets(layer(states), targets)
     assert total.dtype == torch.float32
     assert total.item() == pytest.approx(plain.item(), rel=1e-3)
     for one, other in zip(grads(total, states, layer), grads(plain, states, layer), strict=True):
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.01)
 
 
-def largest_tensor(make: Callable[[], Tensor]) -> int:
-    """Watch what autograd and the forward pass hold: the most elements of any one tensor made."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+def largest_gradient(make: Callable[[], Tensor]) -> int:
+    """Count the elements of the largest tensor that autograd keeps for the way back."""
+    largest = 0
 
-    seen = [0]
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            answer = func(*args, **(kwargs or {}))
-            if isinstance(answer, Tensor):
-                seen[0] = max(seen[0], answer.numel())
-            return answer
-
-    with Watch():
-        make().backward()
-    return seen[0]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        make()
+    return largest
 
 
-def test_logits_never_exist_whole() -> None:
+def test_no_logits_are_kept_for_the_way_back() -> None:
     states, layer = student(bias=False)
     targets = make_targets(kind="top_k", k=5)
-    term = LOSSES["soft_targets"].term(targets)
-    assert largest_tensor(lambda: fused_losses(states, layer, [(1.0, term)])[0]) == 8 * CLASSES
-    plain = LOSSES["soft_targets"].function
-    assert largest_tensor(lambda: plain(layer(states), targets)) == POSITIONS * CLASSES
+    term = soft_targets_term(targets)
+    assert (
+        largest_gradient(lambda: fused_losses(states, layer, [(1.0, term)])[0]) == WIDTH * CLASSES
+    )
+    whole = largest_gradient(lambda: soft_targets(layer(states), targets))
+    assert whole == POSITIONS * CLASSES

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,9 +32,8 @@ def batches(
             places, lengths, window=window, epoch=epoch, first=first, batch_size=batch_size
         )
 
-    options = {"epoch": epoch, "batch_size": batch_size, "first_batch": first_batch}
-    cut = pieces(order, **options, regroup=regroup) if grouped else pieces(order, **options)
-    for piece in cut:
+    cut = partial(pieces, order, epoch=epoch, batch_size=batch_size, first_batch=first_batch)
+    for piece in cut(regroup=regroup) if grouped else cut():
         rows[-1] += [windows[piece.window][place] for place in piece.places]
         if piece.ends_batch:
             rows.append([])

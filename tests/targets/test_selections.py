@@ -86,7 +86,7 @@ def test_the_tail_of_top_p_is_all_that_was_not_counted(temperature: float) -> No
     assert targets.count is not None
     assert targets.is_spare is not None
     assert targets.classes is not None
-    assert len(targets.count.unique()) > 3
+    assert len(set(targets.count.tolist())) > 3
     kept = torch.zeros(50, CLASSES, dtype=torch.bool).scatter(1, targets.classes, True)
     truth = (logits / temperature).softmax(1).masked_fill(kept, 0.0).sum(1)
     torch.testing.assert_close(tail_mass(targets, temperature), truth, atol=2e-4, rtol=0)
