@@ -120,7 +120,7 @@ class LanguageModel(nn.Module):
 
 
 def language_model(
-    vocabulary: int = 257, width: int = 96, layers: int = 3, heads: int = 4, length: int = 128
+    vocabulary: int = 257, width: int = 96, layers: int = 2, heads: int = 4, length: int = 64
 ) -> nn.Module:
     """Build a causal language model, of bytes unless told otherwise.
 
