@@ -144,7 +144,8 @@ def test_a_starter_is_not_written_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "models.py").read_text() != "mine"
     answer = run_cli("init", "image")
     assert answer.stderr == (
-        "error: init: there is no template 'image'; allowed are arrays, images, text, transformers\n"
+        "error: init: there is no template 'image'; "
+        "allowed are arrays, images, text, transformers\n"
     )
 
 
