@@ -6,11 +6,11 @@ student.
 """
 
 from pipeline.models.digest import weights_digest
+from pipeline.models.huggingface import save_pretrained
 from pipeline.models.initialise import copy_layers
 from pipeline.models.language import context_of, vocabulary_of
 from pipeline.models.loading import load_network
 from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
-from pipeline.models.pretrained import save_pretrained
 from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 

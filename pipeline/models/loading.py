@@ -13,9 +13,9 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from pipeline.factories import did_you_mean, load_factory
+from pipeline.models.huggingface import load_transformers
 from pipeline.models.network import Network
 from pipeline.models.runs import read_reference
-from pipeline.models.transformers_kind import load_transformers
 from pipeline.models.weights import load_weights, read_weights
 
 

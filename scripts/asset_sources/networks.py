@@ -27,7 +27,7 @@ def needs_transformers() -> str:
 
 def _quietly() -> AbstractContextManager[None]:
     """Keep the library's bars out of ours; it is imported only when it is used."""
-    from pipeline.models.transformers_kind import quietly
+    from pipeline.models.huggingface.kind import quietly
 
     return quietly()
 

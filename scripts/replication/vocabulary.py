@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from pipeline.models.transformers_kind import quietly
+from pipeline.models.huggingface.kind import quietly
 
 
 def cut_vocabulary(source: Path, texts: Iterable[Path], size: int, target: Path) -> None:

@@ -113,3 +113,21 @@ def test_a_model_that_cannot_be_made_says_why(arguments: dict[str, Any], message
 def test_images_are_no_tokens() -> None:
     with pytest.raises(ModelError, match=r"predicts tokens, but its inputs have shape \(2, 1, 8\)"):
         make("llama")(torch.zeros(2, 1, 8))
+
+
+def test_a_model_that_sees_what_comes_next_is_refused(tmp_path: Path) -> None:
+    bert = {
+        "model_type": "bert",
+        "vocab_size": 20,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+
+    def load(**more: object) -> None:
+        load_network("transformers", base=tmp_path, where="student.model", config=bert | more)
+
+    with pytest.raises(ModelError, match="BertLMHeadModel sees the tokens that come next, so it"):
+        load()
+    load(is_decoder=True)

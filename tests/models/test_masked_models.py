@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.models import Network, load_network, save_pretrained
-from pipeline.models.transformers_kind import part_body
+from pipeline.models.huggingface.parting import part_body
 from pipeline.samples.text.tokens import token_row
 
 pytest.importorskip("transformers")

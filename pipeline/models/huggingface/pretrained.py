@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.models.huggingface.kind import quietly
 from pipeline.models.network import Network
-from pipeline.models.transformers_kind import quietly
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
