@@ -20,8 +20,8 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     is a perplexity, exp(nll).
 
     Units: accuracy, calibration_error (15 equal-width bins) and teacher_agreement 0 to 1; nll and
-        teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1 over the
-        classes that were kept and one bucket for the rest.
+        teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1, the
+        left-out classes by the richest tail that was kept.
     """
     was_training = network.training
     network.eval()

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.huggingface.kind import quietly
+
 
 class Remembering(nn.Module):
     """A causal language model of transformers, and a folder of what it was asked before."""
@@ -36,4 +38,6 @@ def teacher(path: str, memory: str) -> nn.Module:
     """Open a saved model of the Llama family, with its memory in a folder."""
     from transformers import AutoModelForCausalLM
 
-    return Remembering(AutoModelForCausalLM.from_pretrained(path).eval(), Path(memory))
+    with quietly():
+        model = AutoModelForCausalLM.from_pretrained(path)
+    return Remembering(model.eval(), Path(memory))
