@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,5 +177,5 @@ def _ask(split: str, least: int) -> Answers:
             inputs = prepare(samples.read([row]).inputs, torch.device("cpu"))
             states.append(network(inputs).states)
             advance(1)
-    layer = network.model.get_output_embeddings().weight
-    return Answers(torch.cat(states)[: 2 * least], layer)
+    model: Any = network.model
+    return Answers(torch.cat(states)[: 2 * least], model.get_output_embeddings().weight)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pipeline.models.huggingface.kind import quietly
 class Remembering(nn.Module):
     """A causal language model of transformers, and a folder of what it was asked before."""
 
-    def __init__(self, model: nn.Module, folder: Path) -> None:
+    def __init__(self, model: Any, folder: Path) -> None:
         super().__init__()
         self.model = model
         self.folder = folder
@@ -31,7 +32,8 @@ class Remembering(nn.Module):
             partial = place.with_name(f".{os.getpid()}.npy")
             np.save(partial, states.numpy())
             os.replace(partial, place)
-        return self.model.lm_head(states)
+        logits: Tensor = self.model.lm_head(states)
+        return logits
 
 
 def teacher(path: str, memory: str) -> nn.Module:
@@ -39,5 +41,5 @@ def teacher(path: str, memory: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     with quietly():
-        model = AutoModelForCausalLM.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path)
     return Remembering(model.eval(), Path(memory))

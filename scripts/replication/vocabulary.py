@@ -26,19 +26,19 @@ def cut_vocabulary(source: Path, texts: Iterable[Path], size: int, target: Path)
     from transformers import AutoModelForCausalLM
 
     described = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    kept = _choose(described, _count(source, texts), size)
+    kept = choose(described, _count(source, texts), size)
     partial = target.with_name(f".{target.name}.partial")
     with quietly():
-        model = AutoModelForCausalLM.from_pretrained(source)
+        model: Any = AutoModelForCausalLM.from_pretrained(source)
+        embeddings = model.get_input_embeddings().weight[kept].clone()
         model.resize_token_embeddings(size)
         with torch.no_grad():
-            full = AutoModelForCausalLM.from_pretrained(source).get_input_embeddings().weight
-            model.get_input_embeddings().weight.copy_(full[kept])
+            model.get_input_embeddings().weight.copy_(embeddings)
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, key, 0)
             setattr(model.generation_config, key, 0)
         model.save_pretrained(partial)
-    text = json.dumps(_renumbered(described, kept), ensure_ascii=False)
+    text = json.dumps(renumbered(described, kept), ensure_ascii=False)
     (partial / "tokenizer.json").write_text(text, encoding="utf-8")
     partial.rename(target)
 
@@ -51,7 +51,7 @@ def _count(source: Path, texts: Iterable[Path]) -> Counter[int]:
     return counts
 
 
-def _choose(described: dict[str, Any], counts: Counter[int], size: int) -> list[int]:
+def choose(described: dict[str, Any], counts: Counter[int], size: int) -> list[int]:
     """Keep special tokens and bytes, then what is used most, with what that is merged from."""
     numbers: dict[str, int] = described["model"]["vocab"]
     parents = {
@@ -76,7 +76,7 @@ def _with_parents(token: int, parents: dict[int, tuple[int, int]]) -> set[int]:
     return family
 
 
-def _renumbered(described: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+def renumbered(described: dict[str, Any], kept: list[int]) -> dict[str, Any]:
     places = {old: new for new, old in enumerate(kept)}
     model = described["model"]
     vocab = {text: places[old] for text, old in model["vocab"].items() if old in places}
