@@ -23,8 +23,8 @@ Arrays = dict[str, NDArray[np.generic]]
 
 # The lowest float16. A class this far below the best one has no mass at any useful temperature.
 LOWEST_LOGIT = -65504.0
-# 2 MiB of float32 stay in two cores' caches, powers and all: of 50,000 classes 1.2 times the baseline
-# of scripts/bench, where 2^18 take 1.6 and 2^21 2.6. A GPU wants fewer launches instead.
+# 2 MiB of float32 stay in a core's cache, powers and all: of 50,000 classes 1.2 to 1.5 times what
+# scripts/bench compares with, where 2^18 take 1.4 to 1.8 and 2^21 2.6. A GPU wants few launches.
 BLOCK_ELEMENTS = {"cpu": 2**19}
 BLOCK_ELEMENTS_ELSEWHERE = 2**26
 
