@@ -29,6 +29,7 @@ def fused_losses(
 
     Shapes: states (P, d), layer of (d, C); returns () and (number of terms,), without gradient.
     """
+    assert all(term.positions == len(states) for _, term in terms), "targets of other positions"
     total: Tensor
     values: Tensor
     total, values = _Fused.apply(  # type: ignore[no-untyped-call]  # torch's own
@@ -69,10 +70,10 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        by_states, by_weight, by_bias = ctx.saved_tensors
-        for gradient in (by_states, by_weight, by_bias):
-            if gradient is not None and bool(scale != 1):
-                gradient.mul_(scale)
+        gradients = ctx.saved_tensors
+        if bool(scale != 1):  # as with a scaled loss; a copy of them all is saved where it is not
+            gradients = tuple(each if each is None else each * scale for each in gradients)
+        by_states, by_weight, by_bias = gradients
         return by_states, by_weight, by_bias, None
 
 

@@ -166,3 +166,11 @@ def test_no_logits_are_kept_for_the_way_back() -> None:
     )
     whole = largest_gradient(lambda: soft_targets(layer(states), targets))
     assert whole == POSITIONS * CLASSES
+
+
+def test_going_back_twice_gives_the_same_gradient_twice() -> None:
+    states, layer = student(bias=False)
+    term = soft_targets_term(make_targets(kind="top_k", k=5))
+    total = 3.0 * fused_losses(states, layer, [(1.0, term)])[0]
+    once, twice = (torch.autograd.grad(total, layer.weight, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, twice)
