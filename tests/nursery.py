@@ -16,7 +16,9 @@ from pathlib import Path
 from laboratory import Answer
 
 SERVER = """\
-import json, os, sys
+import json, os, signal, sys
+# A shell ignores Ctrl-C for what it runs in the background, and so would all that is forked here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A kill of a process loses nothing that was written; only a power cut could.
 os.fsync = lambda descriptor: None
 import accelerate, safetensors.torch, torch
