@@ -96,9 +96,9 @@ def _term(targets: Targets, count: Tensor | float | None, chosen: Settings) -> T
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
-        value, gradient = _compare_common(
-            rule, logits, targets[places], chosen.temperature, divergence
-        )
+        # A slice of everything costs a small student 30 microseconds a step.
+        here = targets if len(logits) == len(targets) else targets[places]
+        value, gradient = _compare_common(rule, logits, here, chosen.temperature, divergence)
         if weights is not None:
             value, gradient = value * weights[places], gradient.mul_(weights[places, None])
         return value, gradient

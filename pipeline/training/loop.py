@@ -176,6 +176,8 @@ def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[T
     of_logits = [each for each in asked if each[0].loss.needs != "features"]
     of_features = asked[len(of_logits) :]
     sums = [_match_logits(output, of_logits)] if of_logits else []
+    if not of_features:
+        return sums[0]
     sums += [_match_feature(output, *each) for each in of_features]
     return reduce(add, [total for total, _ in sums]), torch.cat([terms for _, terms in sums])
 
