@@ -36,6 +36,10 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "class_names": plan.about["class_names"],
         "skipped": len(plan.about["skipped"]),
         "size_bytes": manifest["size_bytes"],
+        # What all parts share, once a cache: no part's record counts it.
+        "shared_bytes": sum(
+            each["size_bytes"] for each in plan.about.get("shared", {}).get("files", ())
+        ),
         "bytes_a_position": round(manifest["size_bytes"] / positions, 1),
         "field_bytes_a_position": round(_field_bytes(cache) / positions, 1),
         "entropy": sums["entropy_sum"] / positions,
@@ -68,6 +72,8 @@ def tell(summary: dict[str, Any]) -> str:
     right = "unlabelled" if accuracy is None else f"{accuracy:.4f} on {summary['labelled']} labels"
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     size = f"{summary['size_bytes'] / 1e6:.2f} MB"
+    shared = summary["shared_bytes"]
+    once = f"; and {shared / 1e6:.2f} MB once, which all parts share" if shared else ""
     facts = {
         "data": f"data.{name} ({recipe['data'][name]['kind']}), "
         f"digest {summary['settings']['data']['digest'][:16]}",
@@ -77,7 +83,7 @@ def tell(summary: dict[str, Any]) -> str:
         "kept": _kept_text(targets),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
         f"({summary['field_bytes_a_position']:g} of them arrays), {summary['backend']}, "
-        f"compression {summary['compression']}",
+        f"compression {summary['compression']}{once}",
         "kept mass": f"{summary['kept_mass']:.4f} at T=1; in part 0: {masses}",
         "entropy": f"{summary['entropy']:.4f} nats, confidence {summary['confidence']:.4f}",
         "accuracy": f"of the teacher: {right}",

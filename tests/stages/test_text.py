@@ -251,6 +251,10 @@ def test_the_shape_of_the_tail_is_kept_and_learned_from(lab: Lab, backend: str) 
         assert (lab.folder / "undisturbed" / name).read_bytes() == (lab.cache / name).read_bytes()
     cache = open_cache(lab.cache)
     assert cache.read_shared()["vectors"].shape == (257, 6)
+    shared = [path for path in (lab.cache / "shared").rglob("*") if path.is_file()]
+    on_disk = sum(path.stat().st_size for path in shared)
+    shown = run_cli("inspect", str(lab.cache)).stdout
+    assert f"; and {on_disk / 1e6:.2f} MB once, which all parts share" in shown
     assert cache.read_part(0, ["codes"])["codes"].shape[1] == 3
     audit = run_cli("verify", str(lab.recipe), *options[1:], "--audit", "3", "--quiet")
     assert audit.status == 0, audit.stderr
