@@ -15,14 +15,15 @@ ROOT = Path(__file__).parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "factories": set(),
+    "keyed": set(),
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
     "compute": set(),
-    "samples": {"factories"},
+    "samples": {"factories", "keyed"},
     "models": {"factories"},
     "store": set(),
-    "targets": {"store.fields"},
+    "targets": {"keyed", "store.fields"},
     "losses": {"targets"},
     "stream": {"samples", "store", "targets"},
     "training": {"compute", "losses", "metrics", "models", "stream", "targets"},
@@ -61,7 +62,9 @@ ONLY_IN: dict[str, set[str]] = {
     "transformers": {"models"},
     "safetensors": {"models", "training"},
 }
-WITHOUT_TORCH = {"store", "samples", "recipe", "errors", "factories", "progress", "cli"}
+WITHOUT_TORCH = {
+    *("store", "samples", "recipe", "errors", "factories", "keyed", "progress", "cli"),
+}
 HEAVY = ("torch", "numpy", "zarr", "pyarrow", "pydantic", "dask", "accelerate", "rich", "PIL")
 # The starters are handed to users, so they are no part of the house.
 MODULES = sorted(

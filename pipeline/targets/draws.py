@@ -5,7 +5,6 @@ ones. Each draw's random number belongs to a sample, a view and a position, so i
 whatever the batch, the worker or the order.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -14,26 +13,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.keyed import draw_uniform, view_key
+
+# Masks of the same view are drawn by another key.
+PURPOSE = b"targets"
+
 
 def uniforms(
     seed: int, samples: Sequence[tuple[str, int]], counts: Sequence[int], draws: int
 ) -> NDArray[np.float64]:
     """Give the random numbers of every position of some samples, each an id and a view.
 
-    Shapes: counts (B,), the positions of each sample; returns (P, D), in [0, 1).
-    Source: Philox, a counter-based generator: Salmon et al. 2011, "Parallel random numbers: as easy
-        as 1, 2, 3".
+    Shapes: counts (B,), the positions of each sample; returns (P, D), above 0 and below 1.
     """
-    each = [
-        np.random.Generator(np.random.Philox(key=_key(seed, *sample))).random((count, draws))
-        for sample, count in zip(samples, counts, strict=True)
-    ]
-    return np.concatenate([np.empty((0, draws)), *each])
-
-
-def _key(seed: int, sample_id: str, view: int) -> int:
-    named = f"{seed} {view} {sample_id}".encode()
-    return int.from_bytes(hashlib.blake2b(named, digest_size=16).digest(), "little")
+    keys = [view_key(seed, sample_id, view, PURPOSE) for sample_id, view in samples]
+    drawn = draw_uniform(keys, max(counts, default=0) * draws)
+    each = [row[: count * draws] for row, count in zip(drawn, counts, strict=True)]
+    return np.concatenate([np.empty(0), *each]).reshape(-1, draws)
 
 
 def draw_classes(relative: Tensor, classes: Tensor, node: float, numbers: Tensor) -> Tensor:

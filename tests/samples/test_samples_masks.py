@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.keyed import draw_uniform, view_key
 from pipeline.samples.text.tokens import PADDING, Maskable, token_row
-from pipeline.samples.views.draws import draw_uniform, view_key
 from pipeline.samples.views.masks import Masks, mask_tokens
 
 # Ten tokens, two of them special; the last one hides others.

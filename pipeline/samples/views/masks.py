@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.keyed import draw_uniform
 from pipeline.samples.text.tokens import PADDING, Maskable
-from pipeline.samples.views.draws import draw_uniform
 
 # 0.1 * 30 is a little above 3 in binary fractions, and 3 tokens are what was meant.
 SLACK = 1e-9

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SampleError, list_differences
+from pipeline.keyed import view_key
 from pipeline.samples.batch import Indices, SampleBatch, Samples, read_labels
 from pipeline.samples.text.tokens import Tokens, tokens_of
-from pipeline.samples.views.draws import view_key
 from pipeline.samples.views.masks import Masks, mask_tokens
 
 Numbers = NDArray[np.int64]

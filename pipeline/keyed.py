@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def view_key(seed: int, sample_id: str, view: int) -> bytes:
+def view_key(seed: int, sample_id: str, view: int, purpose: bytes = b"") -> bytes:
     """Make the 16 bytes that decide all draws for one view of one sample.
 
-    Source: BLAKE2b, RFC 7693, of seed and view as 8 bytes each, little-endian, then the id.
+    What is drawn for another purpose has nothing to do with it.
+
+    Source: BLAKE2b, RFC 7693, of seed and view as 8 bytes each, little-endian, then the id; the
+        purpose is its personalisation.
     """
     numbers = seed.to_bytes(8, "little") + view.to_bytes(8, "little")
-    return hashlib.blake2b(numbers + sample_id.encode(), digest_size=16).digest()
+    named = numbers + sample_id.encode()
+    return hashlib.blake2b(named, digest_size=16, person=purpose).digest()
 
 
 def draw_uniform(keys: Sequence[bytes], count: int) -> NDArray[np.float64]:
