@@ -7,6 +7,7 @@ and std are read, and the dataset's own images go in at the dataset's own size.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def load_transformers(
     Raises: ModelError if the library is missing, or the model is not for the task.
     """
     try:
-        import transformers  # noqa: F401
+        import_module("transformers")
     except ImportError as error:
         raise ModelError(
             f"{where}: kind 'transformers' needs a library that is not installed ({error}). "
