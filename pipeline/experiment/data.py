@@ -88,6 +88,11 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None 
     return Scanned(_viewed(recipe, kept), scan)
 
 
+def open_viewed(recipe: Recipe, name: str) -> Samples:
+    """Open a dataset in the views that the recipe says, without reading it."""
+    return _viewed(recipe, open_data(recipe, name))
+
+
 def _viewed(recipe: Recipe, samples: Samples) -> Samples:
     options = recipe.views.model_dump() if recipe.views else {}
     views = make_views(samples, **options)

@@ -14,19 +14,19 @@ import torch
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
+from pipeline.experiment.features import find_taps, match_shapes, of_features
 from pipeline.experiment.networks import (
     check_lengths,
     count_classes,
     measure_features,
     open_student_model,
 )
-from pipeline.models import Network, weights_digest
+from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
 from pipeline.samples import tokens_of
-from pipeline.store import open_cache
 from pipeline.stream import Stream
-from pipeline.targets import check_temperature, feature_widths
+from pipeline.targets import check_temperature
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Setup:
     device: torch.device
     evaluations: dict[str, Stream]
     identity: dict[str, Any]
+    # By the name of the loss that needs it.
+    taps: dict[str, Tap]
 
 
 def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
@@ -57,8 +59,8 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     asked = {"validation": recipe.validation, "test": recipe.test}
     torch.manual_seed(training.seed)
     network = open_student_model(recipe, quiet=quiet).to(device)
-    modules = [loss.module for loss in recipe.losses if loss.kind == "cosine"]
-    network.tap({module: module for module in modules})
+    taps = find_taps(recipe)
+    network.tap(taps)
     read = [training.data, *(table.data for table in asked.values() if table)]
     check_lengths(recipe, network, read)
     data = _training_data(recipe, quiet)
@@ -76,10 +78,11 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     for name, joined in {"training": data, **held_out}.items():
         class_count = count_classes(network, joined.stream.samples, device, whose="student")
         _check_classes(f"{name}.data", joined, class_count)
-    if modules:
-        _check_widths(recipe, data.stream, measure_features(network, data.stream.samples, device))
+    if taps:
+        shapes = measure_features(network, data.stream.samples, device)
+        network.projections = match_shapes(recipe, shapes, device)
     evaluations = {name: joined.stream for name, joined in held_out.items()}
-    return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
+    return Setup(recipe, folder, network, data.stream, device, evaluations, identity, taps)
 
 
 def _training_data(recipe: Recipe, quiet: bool) -> Joined:
@@ -87,11 +90,9 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     training = recipe.training
     assert training
     needs = {loss.kind for loss in recipe.losses}
-    features = [loss.feature for loss in recipe.losses if loss.kind == "cosine"]
+    features = [loss.feature for loss in of_features(recipe).values()]
     needs_cache = features or "soft_targets" in needs
     place = recipe.cache.path if recipe.cache and needs_cache else None
-    if place is not None:
-        _check_features(recipe, feature_widths(open_cache(recipe.locate(place)).plan.fields))
     joined = join_data(
         recipe,
         training.data,
@@ -123,33 +124,6 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
 def _statistics(recipe: Recipe) -> list[str]:
     """Name what of the teacher's certainty the losses weigh positions by."""
     return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
-
-
-def _check_features(recipe: Recipe, widths: Mapping[str, int]) -> None:
-    """Refuse losses of features that the cache does not keep."""
-    assert recipe.cache
-    problems = [
-        f"losses.{number}.feature: {recipe.cache.path} keeps no feature '{loss.feature}'; it has "
-        f"{', '.join(widths) or 'none'}. Name one in [[features]] and cache again"
-        for number, loss in enumerate(recipe.losses)
-        if loss.kind == "cosine" and loss.feature not in widths
-    ]
-    if problems:
-        raise RecipeError(recipe.file, problems)
-
-
-def _check_widths(recipe: Recipe, stream: Stream, own: Mapping[str, int]) -> None:
-    assert stream.cache
-    widths = feature_widths(stream.cache.plan.fields)
-    problems = [
-        f"losses.{number}.module: '{loss.module}' gives {own[loss.module]} numbers, but the "
-        f"feature '{loss.feature}' of the teacher has {widths[loss.feature]}; vectors of different "
-        "widths have no angle. Name a module of that width, or give the student the teacher's width"
-        for number, loss in enumerate(recipe.losses)
-        if loss.kind == "cosine" and own[loss.module] != widths[loss.feature]
-    ]
-    if problems:
-        raise RecipeError(recipe.file, problems)
 
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:

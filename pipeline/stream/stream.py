@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, TargetError
 from pipeline.samples import (
     Locator,
     Samples,
@@ -38,12 +38,13 @@ from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     STATISTICS,
+    FeatureSpec,
     Targets,
     TargetSpec,
     decode,
     decode_basis,
     decode_feature,
-    feature_field,
+    read_specs,
     target_fields,
 )
 
@@ -66,8 +67,8 @@ class Batch:
     """Samples with what the teacher said of them.
 
     Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
-    B rows, or None where there is no cache; each feature (P, d). An image has one position, a text
-    one a token.
+    B rows, or None where there is no cache; each feature over the B rows or the P positions. An
+    image has one position, a text one a token.
     """
 
     ids: list[str]
@@ -122,9 +123,9 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = _spec(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
-        self._features = tuple(features) if cache else ()
+        self._features = _features(cache, features) if cache else {}
         self._fields = _names(self.spec, statistics) if self.spec else []
-        self._fields += [feature_field(name) for name in self._features]
+        self._fields += [each.name for spec in self._features.values() for each in spec.fields]
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -251,9 +252,7 @@ class Stream(IterableDataset[Batch]):
         if self.spec is not None:
             fields = _concatenate([fields for _, _, fields in held])
             targets = decode(self.spec, fields, self._basis)
-            features = {
-                name: decode_feature(fields[feature_field(name)]) for name in self._features
-            }
+            features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 
 
@@ -286,6 +285,16 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def _spec(cache: Cache) -> TargetSpec:
     return TargetSpec.from_json(cache.plan.about["targets"])
+
+
+def _features(cache: Cache, names: Sequence[str]) -> dict[str, FeatureSpec]:
+    specs = read_specs(cache.plan.about, cache.plan.fields)
+    if unknown := [name for name in names if name not in specs]:
+        raise TargetError(
+            f"{cache.path}: keeps no feature '{unknown[0]}'; it has {', '.join(specs) or 'none'}. "
+            "Name one of those, or cache again with it in [[features]]."
+        )
+    return {name: specs[name] for name in names}
 
 
 def _names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:

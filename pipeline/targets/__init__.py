@@ -7,11 +7,11 @@
 from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
 from pipeline.targets.features import (
+    FeatureSpec,
     decode_feature,
     encode_features,
     feature_field,
-    feature_fields,
-    feature_widths,
+    read_specs,
 )
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
@@ -33,6 +33,7 @@ __all__ = [
     "DEFAULT_NODES",
     "STATISTICS",
     "Basis",
+    "FeatureSpec",
     "Soft",
     "TargetSpec",
     "Targets",
@@ -45,14 +46,13 @@ __all__ = [
     "encode_basis",
     "encode_features",
     "feature_field",
-    "feature_fields",
-    "feature_widths",
     "find_bad_positions",
     "fit_basis",
     "kept_mass",
     "log_tail_sum",
     "low_rank_logits",
     "nodes_with",
+    "read_specs",
     "soften",
     "tail_mass",
     "tail_weights",
