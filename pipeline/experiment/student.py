@@ -104,6 +104,7 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         group_by_length=training.group_by_length,
         statistics=_statistics(recipe),
         features=list(dict.fromkeys(features)),
+        soft="soft_targets" in needs,
     )
     _check_temperatures(recipe, joined.stream)
     if training.group_by_length and tokens_of(joined.stream.samples) is None:

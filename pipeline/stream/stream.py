@@ -33,6 +33,7 @@ from pipeline.samples import (
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
+from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
@@ -94,7 +95,8 @@ class Stream(IterableDataset[Batch]):
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
-    those of each position that targets are to come with, `features` those that are read as well.
+    those of each position that targets are to come with, `features` those that are read as well;
+    without `soft` they are all that is read.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
     content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
@@ -113,6 +115,7 @@ class Stream(IterableDataset[Batch]):
         group_by_length: bool = False,
         statistics: Sequence[str] = (),
         features: Sequence[str] = (),
+        soft: bool = True,
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -124,8 +127,11 @@ class Stream(IterableDataset[Batch]):
         self.spec = _spec(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self._features = _features(cache, features) if cache else {}
-        self._fields = _names(self.spec, statistics) if self.spec else []
+        self._soft = soft
+        self._fields = _names(self.spec, statistics) if self.spec and soft else []
         self._fields += [each.name for spec in self._features.values() for each in spec.fields]
+        self._fields, large = split_large(cache, self._fields) if cache else ([], [])
+        self._large = LargeFields(large)
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -223,6 +229,7 @@ class Stream(IterableDataset[Batch]):
     def _take(self, parts: Rows, places: Rows) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         window = self._load(parts)
+        places = np.sort(places)  # which rows a batch has is random; their order need not be
         return window.indices[places], window.views[places], window.gather(places)
 
     def _load(self, parts: Rows) -> Window:
@@ -238,7 +245,12 @@ class Stream(IterableDataset[Batch]):
             return sample_window([self.order.part_rows(part) for part in parts])
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
-            self.cache, parts, finder=self._finder, names=self._fields, check=check
+            self.cache,
+            parts,
+            finder=self._finder,
+            names=self._fields,
+            large=self._large,
+            check=check,
         )
         self._unread.difference_update(parts)
         return window
@@ -251,7 +263,7 @@ class Stream(IterableDataset[Batch]):
         targets, features = None, dict[str, Tensor]()
         if self.spec is not None:
             fields = _concatenate([fields for _, _, fields in held])
-            targets = decode(self.spec, fields, self._basis)
+            targets = decode(self.spec, fields, self._basis) if self._soft else None
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 

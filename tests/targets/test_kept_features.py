@@ -1,5 +1,7 @@
 """Features as arrays and back: dtypes, shapes, random projections."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ FEATURE = torch.randn(6, 4, 3, 2, generator=torch.Generator().manual_seed(0)) * 
 STEPS = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 0.0}
 
 
-def spec(dtype: str = "float16", **options: int) -> FeatureSpec:
+def spec(dtype: str = "float16", **options: Any) -> FeatureSpec:
     return FeatureSpec("map", dtype, (4, 3, 2), "rows", **options)
 
 
