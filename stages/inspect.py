@@ -165,7 +165,7 @@ def _features_text(features: list[dict[str, Any]]) -> str:
         told.append(
             f"{each['name']} {shape}{fewer} {each['dtype']}, {each['bytes']:,} bytes a {axis}"
         )
-    return "; ".join(told)
+    return f"\n  {'':10} ".join(told)
 
 
 def _kept_text(targets: dict[str, Any]) -> str:
