@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def test_features_of_a_real_classifier_are_those_of_a_direct_forward(tmp_path: P
     answer = run_cli("cache-teacher", str(RECIPE), "--quiet", "--set", f"cache.path={tmp_path}/c")
     assert answer.status == 0, answer.stderr
 
-    group = zarr.open_group(tmp_path / "c/targets/00000.zarr", mode="r")
+    group: Any = zarr.open_group(tmp_path / "c/targets/00000.zarr", mode="r")
     recipe = load_recipe(RECIPE)
     assert recipe.teacher
     model = open_model(recipe, recipe.teacher.model, where="teacher.model").model.eval()
