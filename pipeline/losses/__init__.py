@@ -12,7 +12,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.losses.cosine import cosine, count_vectors
+from pipeline.losses.features.attention_transfer import attention_transfer
+from pipeline.losses.features.cosine import cosine, count_vectors
+from pipeline.losses.features.hint import hint
+from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
 from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
@@ -34,6 +37,11 @@ LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
     "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
     "cosine": Loss(cosine, "features", count_vectors, None),
+    "hint": Loss(hint, "features", count_vectors, None),
+    "attention_transfer": Loss(attention_transfer, "features", count_vectors, None),
+    "relational_distance": Loss(relational_distance, "features", count_vectors, None),
+    "relational_angle": Loss(relational_angle, "features", count_vectors, None),
+    "similarity": Loss(similarity, "features", count_vectors, None),
 }
 
 __all__ = ["LOSSES", "Loss", "Term", "cosine", "fused_losses", "hard_labels", "soft_targets"]

@@ -31,6 +31,6 @@ def cosine(
     return total * share(len(features) if count is None else count)
 
 
-def count_vectors(features: Tensor, **_: str) -> int:
+def count_vectors(features: Tensor, **_: object) -> int:
     """Count the positions. Shapes: features (P, d)."""
     return len(features)

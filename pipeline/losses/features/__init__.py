@@ -1,0 +1,1 @@
+"""How is a student's feature compared with its teacher's?"""
