@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import RecipeError, TargetError
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, make_projection
 from pipeline.losses.entries import settings_of
 from pipeline.models import Tap
 from pipeline.recipe import Recipe
@@ -71,8 +71,6 @@ def match_shapes(
     for name, loss in of_features(recipe).items():
         own, theirs = shapes[name], specs[loss.feature].kept_shape
         if getattr(loss, "projection", False):
-            from pipeline.losses.features.projection import make_projection
-
             projections[name] = make_projection(own, theirs).to(device)
             own = theirs
         try:
