@@ -17,7 +17,7 @@ from replication.recipes import SOFT, shipped
 from replication.report import Bar, Report
 from stages import cache_teacher, train_student
 
-# Weights are such that a loss has a tenth to half of the gradient, looked at on training data alone.
+# Weights such that a loss has a tenth to half of the gradient, looked at on training data alone.
 LOSSES: Mapping[str, str] = {
     "hint": '{ kind = "hint", weight = 20.0, feature = "map", module = "3" }',
     "attention transfer": (
@@ -74,8 +74,8 @@ def report(found: Mapping[str, list[Student]], teacher: float) -> Report:
     alone = found[ALONE]
     table = [
         f"Fashion-MNIST, teacher {teacher:.2%}, students of {len(alone)} seeds",
-        f"{'soft targets, and':22} {'accuracy':>16} {'of the gradient':>16}  its loss: first, last, "
-        "and last with soft targets alone",
+        f"{'soft targets, and':22} {'accuracy':>16} {'of the gradient':>16}  its loss: first, "
+        "last, and last with soft targets alone",
         _row("nothing else", alone, ""),
     ]
     bars = []
