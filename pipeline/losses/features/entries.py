@@ -12,7 +12,8 @@ def count_entries(features: Tensor, **_: object) -> int:
 
 def flatten(features: Tensor) -> Tensor:
     """Make each entry one vector, in float32 or better. Shapes: (n, ...); returns (n, d)."""
-    return at_least_float32(features).reshape(len(features), -1)
+    wide = at_least_float32(features)
+    return wide.flatten(1) if wide.ndim > 1 else wide[:, None]
 
 
 def average(total: Tensor, features: Tensor, count: Tensor | float | None) -> Tensor:

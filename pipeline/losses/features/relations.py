@@ -16,6 +16,7 @@ from pipeline.losses.features.entries import average, flatten
 
 # As the authors' code clamps squared distances: those of equal samples have no gradient.
 CLOSEST = 1e-12
+FEWEST = 2
 # Of cosines that are in memory at once: 4 MiB.
 BLOCK_ELEMENTS = 2**20
 
@@ -31,6 +32,8 @@ def relational_distance(
     Shapes: both (n, ...), of any two widths; returns ().
     Source: Park et al. 2019, arXiv:1904.05068, equations 5 to 8, and its published code.
     """
+    if len(features) < FEWEST:
+        return _nothing(student_features)
     own, theirs = _distances(student_features), _distances(features.detach())
     value = smooth_l1_loss(own, theirs.to(own.dtype))
     return average(value * len(features), features, count)
@@ -51,6 +54,8 @@ def relational_angle(
     Shapes: both (n, ...), of any two widths; returns ().
     Source: Park et al. 2019, arXiv:1904.05068, equations 9 and 10, and its published code.
     """
+    if len(features) < FEWEST:
+        return _nothing(student_features)
     own, theirs = _squared_distances(student_features), _squared_distances(features.detach())
     value: Tensor = _Angles.apply(own, theirs)  # type: ignore[no-untyped-call]  # torch's own
     return average(value * len(features), features, count)
@@ -67,9 +72,16 @@ def similarity(
     Shapes: both (n, ...), of any two widths; returns ().
     Source: Tung and Mori 2019, arXiv:1907.09682, equations 2 to 4.
     """
+    if len(features) < FEWEST:
+        return _nothing(student_features)
     own, theirs = _products(student_features), _products(features.detach())
     value = (own - theirs.to(own.dtype)).square().mean()
     return average(value * len(features), features, count)
+
+
+def _nothing(student_features: Tensor) -> Tensor:
+    """Of fewer than two samples there is no relation. Shapes: returns ()."""
+    return flatten(student_features).sum() * 0.0
 
 
 def _products(features: Tensor) -> Tensor:
