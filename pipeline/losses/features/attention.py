@@ -37,7 +37,7 @@ def attention_transfer(
     norm, and the larger of two sizes is averaged down to the smaller. With the convention "code"
     the squared difference is averaged over places, as the authors' code does, with "paper" its norm
     is taken, as their text says: some hundred times as much, so weights are not the same. Both are
-    averaged over entries (over `count`, if given); torchdistill's "paper" sums over them.
+    averaged over entries (over `count`, if given).
 
     Shapes: each (n, channels, height, width) or (n, height, width); returns ().
     Raises: TargetError if a feature is no map.
@@ -75,5 +75,6 @@ def _smallest(own: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Average both down to the size that neither exceeds. Shapes: (n, height, width) each."""
     if own.shape == theirs.shape:
         return own, theirs
-    size = [min(sizes) for sizes in zip(own.shape[1:], theirs.shape[1:], strict=True)]
+    height, width = map(min, own.shape[1:], theirs.shape[1:])
+    size = (height, width)
     return adaptive_avg_pool2d(own, size), adaptive_avg_pool2d(theirs.to(own.dtype), size)

@@ -39,12 +39,13 @@ class MapProjection(nn.Module):
     def __init__(self, student_shape: Shape, feature_shape: Shape) -> None:
         super().__init__()
         self.size = feature_shape[1:]
-        self.pooled = [min(sizes) for sizes in zip(student_shape[1:], self.size, strict=True)]
+        height, width = map(min, student_shape[1:], self.size)
+        self.pooled = (height, width)
         self.layer = nn.Conv2d(student_shape[0], feature_shape[0], 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Shapes: maps (n, channels, height, width) of the student; returns the teacher's."""
-        if list(maps.shape[2:]) != self.pooled:
+        if tuple(maps.shape[2:]) != self.pooled:
             maps = adaptive_avg_pool2d(maps, self.pooled)
         projected: Tensor = self.layer(maps)
         if tuple(projected.shape[2:]) == self.size:

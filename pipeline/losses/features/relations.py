@@ -70,7 +70,8 @@ def similarity(
     over pairs.
 
     Shapes: both (n, ...), of any two widths; returns ().
-    Source: Tung and Mori 2019, arXiv:1907.09682, equations 2 to 4.
+    Source: Tung and Mori 2019, arXiv:1907.09682, equations 2 to 4. torchdistill 1.1.5 divides by
+        the sum of absolute values instead of the norm.
     """
     if len(features) < FEWEST:
         return _nothing(student_features)
