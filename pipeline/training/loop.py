@@ -171,12 +171,17 @@ def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
 def _step(
     learner: Learner, batches: Sequence[Batch], step: int, *, schedule: Schedule
 ) -> dict[str, Any]:
-    """Accumulate gradients over some batches and step; every mean is exact over all of them."""
-    losses, every = learner.losses, schedule.gradients_every
+    """Accumulate gradients over some batches and step; every mean is exact over all of them.
+
+    Losses of weight 0 are measured, and only where they are told of.
+    """
+    every = schedule.gradients_every
+    measured = len(learner.losses) > 1 and every > 0 and (step == 1 or step % every == 0)
+    is_told = measured or step == 1 or step % schedule.log_every == 0
+    losses = [each for each in learner.losses if each.weight or is_told]
     counts = count_positions(losses, batches)
     values = dict.fromkeys([each.name for each in losses], 0.0)
     shares = dict[str, float]()
-    measured = len(losses) > 1 and every > 0 and (step == 1 or step % every == 0)
     for number, batch in enumerate(batches):
         output = learner.network(batch.inputs.to(learner.accelerator.device))
         apart = measured and number == 0
@@ -185,7 +190,7 @@ def _step(
             values[each.name] += term
         _check_finite(values, batch, step)
         if apart:
-            shares = _shares(learner, gradient_norms(sums, learner.network.model))
+            shares = _shares(losses, gradient_norms(sums, learner.network.model))
         learner.accelerator.backward(reduce(add, sums))
     if schedule.clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), schedule.clip_norm)
@@ -195,10 +200,11 @@ def _step(
     return {"loss": total, **values, **({"gradient_share": shares} if shares else {})}
 
 
-def _shares(learner: Learner, norms: Sequence[float]) -> dict[str, float]:
+def _shares(losses: Sequence[WeightedLoss], norms: Sequence[float]) -> dict[str, float]:
     """Say what part each loss has in the gradient; the norms of all add up to 1."""
     total = sum(norms) or 1.0
-    return {each.name: norm / total for each, norm in zip(learner.losses, norms, strict=True)}
+    named = zip(losses, norms, strict=True)
+    return {each.name: norm / total for each, norm in named if each.weight}
 
 
 def _check_finite(values: Metrics, batch: Batch, step: int) -> None:

@@ -127,6 +127,7 @@ def _match_feature(
     output: Output, loss: WeightedLoss, reference: Tensor, count: float
 ) -> tuple[Tensor, Tensor]:
     own = output.features[loss.name]  # (n, ...)
+    own = own if loss.weight else own.detach()  # or its projection would decay
     term = loss.loss.function(own, reference, count=count, **loss.settings)
     return loss.weight * term, term.detach()[None]
 

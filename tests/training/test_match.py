@@ -194,3 +194,18 @@ def test_losses_in_chunks_have_shares_as_well() -> None:
     assert len(together) == 1
     assert torch.allclose(together[0], torch.stack(sums).sum())
     assert torch.allclose(terms, same)
+
+
+def test_a_loss_of_weight_0_is_told_of_and_changes_no_step() -> None:
+    watched, alone = learner([*weigh([HARD]), hint(weight=0.0)]), learner(weigh([HARD]))
+    told = []
+    for learned in (watched, alone):
+        diary = Diary()
+        schedule = replace(ONCE, steps=6, learning_rate=0.01, log_every=3)
+        stream = Hinted(samples(), batch_size=8)
+        train(learned, stream, schedule=schedule, start=Progress(), observers=diary.observers())
+        told.append(diary)
+    # Weights decay; a projection that nothing teaches does not.
+    assert changed(state(watched), state(alone)) == set()
+    assert len(told[0].values("hint")) == 3  # steps 1, 3 and 6
+    assert told[0].values("hard_labels") == told[1].values("hard_labels")
