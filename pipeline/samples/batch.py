@@ -20,8 +20,19 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Of samples that are mixed with a partner each: its label, and the share that is their own.
+
+    Shapes: labels and shares (B,).
+    """
+
+    labels: NDArray[np.int64]
+    shares: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class SampleBatch:
-    """Some samples, as the model will see them before augmentation and normalisation.
+    """Some samples, as the model will see them before normalisation.
 
     Shapes: inputs (B, ...), images uint8 (B, channels, height, width); labels (B,), -1 where there
         is none.
@@ -30,6 +41,7 @@ class SampleBatch:
     ids: list[str]
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
+    mixed: Mixed | None = None
 
 
 class Samples(Protocol):

@@ -5,7 +5,7 @@ of each window, which may be grouped by length. No file, worker or rank is known
 cannot depend on them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,22 +19,32 @@ PARTS = 0
 
 @dataclass(frozen=True)
 class Order:
-    """The order of every epoch; without a seed, rows come as they lie."""
+    """The order of every epoch; without a seed, rows come as they lie.
+
+    `rows` are those of one epoch. Where a cache holds several views, each has so many, one view
+    after another, and an epoch is of the next view; without a seed always of the first.
+    """
 
     rows: int
     rows_per_part: int
     window_parts: int = 8
     seed: int | None = 0
+    views: int = 1
 
     @property
     def part_count(self) -> int:
-        """Number of parts; the last one may be short."""
-        return -(-self.rows // self.rows_per_part)
+        """Number of parts of all views; the last one may be short."""
+        return -(-self.rows * self.views // self.rows_per_part)
+
+    def view(self, epoch: int) -> int:
+        """Tell which view an epoch is of."""
+        return 0 if self.seed is None else epoch % self.views
 
     def parts(self, epoch: int) -> Rows:
-        """Order the parts of an epoch. Shapes: returns (part_count,)."""
-        parts = np.arange(self.part_count)
-        return self._permute(parts, epoch, PARTS)
+        """Order the parts of an epoch. Shapes: returns (parts with rows of its view,)."""
+        first = self.view(epoch) * self.rows
+        stop = -(-(first + self.rows) // self.rows_per_part)
+        return self._permute(np.arange(first // self.rows_per_part, stop), epoch, PARTS)
 
     def windows(self, epoch: int) -> list[Rows]:
         """Cut an epoch's parts into windows. Shapes: each (at most window_parts,)."""
@@ -43,13 +53,33 @@ class Order:
         return np.split(parts, list(cuts)) if len(parts) else []
 
     def part_rows(self, part: int) -> range:
-        """Give the rows of one part."""
+        """Give the rows of one part, counted over all views."""
         start = part * self.rows_per_part
-        return range(start, min(start + self.rows_per_part, self.rows))
+        return range(start, min(start + self.rows_per_part, self.rows * self.views))
 
-    def window_size(self, parts: Rows) -> int:
-        """Count the rows of a window."""
-        return sum(len(self.part_rows(int(part))) for part in parts)
+    def rows_of(self, part: int, epoch: int) -> range:
+        """Give those rows of a part that belong to an epoch: a part may lie across two views."""
+        first, rows = self.view(epoch) * self.rows, self.part_rows(part)
+        return range(max(rows.start, first), min(rows.stop, first + self.rows))
+
+    def window_size(self, parts: Rows, epoch: int) -> int:
+        """Count the rows of a window that belong to an epoch."""
+        return sum(len(self.rows_of(int(part), epoch)) for part in parts)
+
+    def places(self, parts: Sequence[int], epoch: int) -> Rows | None:
+        """Say where the rows of an epoch are among all rows of some parts; None if they are all.
+
+        Shapes: returns (window_size,).
+        """
+        if self.views == 1:
+            return None
+        places, start = [], 0
+        for part in parts:
+            all_rows, ours = self.part_rows(part), self.rows_of(part, epoch)
+            within = ours.start - all_rows.start + start
+            places.append(np.arange(within, within + len(ours)))
+            start += len(all_rows)
+        return np.concatenate(places)
 
     def permutation(self, epoch: int, window: int, size: int) -> Rows:
         """Order the rows of a window, as places within it. Shapes: returns (size,)."""
@@ -112,7 +142,7 @@ def pieces(
     """
     start, begins = first_batch * batch_size, 0
     for window, parts in enumerate(order.windows(epoch)):
-        size = order.window_size(parts)
+        size = order.window_size(parts, epoch)
         ends = begins + size
         if ends > start:
             places = order.permutation(epoch, window, size)

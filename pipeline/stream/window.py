@@ -24,10 +24,11 @@ Rows = NDArray[np.int64]
 class Window:
     """The rows of some parts, in order of part and row.
 
-    Shapes: indices, views, positions and starts (rows,); fields (rows, ...) or (positions of all
-    rows, ...).
+    Shapes: bounds (parts + 1,), the rows at which parts begin and the last ends; indices, views,
+    positions and starts (rows,); fields (rows, ...) or (positions of all rows, ...).
     """
 
+    bounds: Rows
     indices: Rows
     views: Rows
     positions: Rows
@@ -66,7 +67,12 @@ def sample_window(parts: Sequence[range]) -> Window:
     """A window without targets: rows are the samples themselves."""
     indices = np.fromiter(chain.from_iterable(parts), np.int64)
     zeros, ones = np.zeros_like(indices), np.ones_like(indices)
-    return Window(indices, zeros, ones, np.arange(len(indices)), {}, {})
+    bounds = _bounds([len(part) for part in parts])
+    return Window(bounds, indices, zeros, ones, np.arange(len(indices)), {}, {})
+
+
+def _bounds(sizes: Sequence[int]) -> Rows:
+    return np.cumsum([0, *sizes])
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,8 @@ class Finder:
     """
 
     locator: Locator
-    # Of each sample, one after another.
-    views: int = 1
+    # Of each view, one view after another.
+    samples: int
     runs: dict[int, int] = field(default_factory=dict)
 
     def find(self, cache: Cache, part: int, *, check: bool) -> Places:
@@ -101,7 +107,7 @@ class Finder:
             start, zeros = self.runs[part], np.zeros(len(rows), np.int64)
             return Places(np.arange(start, start + len(rows)), zeros, zeros + 1)
         table = cache.read_samples(part, check=check)
-        indices = self.locator.locate(table.ids, rows.start // self.views)
+        indices = self.locator.locate(table.ids, rows.start % self.samples)
         views, positions = table.views.astype(np.int64), table.positions.astype(np.int64)
         is_run = np.array_equal(indices, np.arange(indices[0], indices[0] + len(rows)))
         if is_run and bool((positions == 1).all()) and not views.any():
@@ -131,6 +137,7 @@ def cache_window(
     # Popped, so that never more than one field is in memory twice.
     joined = {name: np.concatenate([array.pop(name) for array in arrays]) for name in names}
     return Window(
+        _bounds([len(each.indices) for each in found]),
         np.concatenate([each.indices for each in found]),
         np.concatenate([each.views for each in found]),
         positions,
