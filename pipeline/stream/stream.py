@@ -33,18 +33,18 @@ from pipeline.samples import (
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
+from pipeline.stream.beside import field_names, find_features, open_beside
 from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.same_rows import spec_of
 from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
-    STATISTICS,
+    Mixture,
     Targets,
-    TargetSpec,
     decode,
     decode_basis,
     decode_feature,
     feature_field,
-    target_fields,
 )
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
@@ -73,7 +73,7 @@ class Batch:
     ids: list[str]
     inputs: Tensor
     labels: Tensor
-    targets: Targets | None
+    targets: Targets | Mixture | None
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -89,6 +89,9 @@ class Stream(IterableDataset[Batch]):
     and restore the place of the next batch. Workers have copies of the stream, so it does not move
     here: keep them with `persistent_workers=True`, or call `set_epoch` before each epoch.
 
+    `also` are the caches of further teachers, of the very same rows; then the targets are a
+    `Mixture` of all, by `weights`, equal ones if none are given. The first cache decides the order.
+
     A cache says in which views its samples were seen, and they are shown in these. Without a cache
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
@@ -96,8 +99,9 @@ class Stream(IterableDataset[Batch]):
     those of each position that targets are to come with, `features` those that are read as well.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
-    content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
-    CorruptPart, when read, if a file of the cache is damaged. `check=False` trusts both.
+    content under its id (`advance` is told how far this check is) or cannot show it as it was seen,
+    or if a further cache is of other rows; TargetError if it is of other classes; CorruptPart, when
+    read, if a file of a cache is damaged. `check=False` trusts them.
     """
 
     # Each keyword is one choice of a training loop's, and all but two have a default.
@@ -106,6 +110,8 @@ class Stream(IterableDataset[Batch]):
         samples: Samples,
         cache: Cache | None = None,
         *,
+        also: Sequence[Cache] = (),
+        weights: Sequence[float] = (),
         batch_size: int,
         seed: int | None = 0,
         window_parts: int = 8,
@@ -120,10 +126,17 @@ class Stream(IterableDataset[Batch]):
         rows = cache.plan.rows if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
-        self.spec = _spec(cache) if cache else None
+        self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
+        self._beside = None
+        if cache and (also or weights):
+            caches = (cache, *also)
+            self._beside = open_beside(
+                caches, weights, statistics=statistics, features=features, check=check
+            )
+            features = find_features(caches, features)[0]
         self._features = tuple(features) if cache else ()
-        self._fields = _names(self.spec, statistics) if self.spec else []
+        self._fields = field_names(self.spec, statistics) if self.spec else []
         self._fields += [feature_field(name) for name in self._features]
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
@@ -240,20 +253,25 @@ class Stream(IterableDataset[Batch]):
             self.cache, parts, finder=self._finder, names=self._fields, check=check
         )
         self._unread.difference_update(parts)
-        return window
+        ranges = [self.order.part_rows(part) for part in parts]
+        return self._beside.widen(window, ranges) if self._beside else window
 
     def _join(self, held: list[Held], fresh: int) -> Batch:
         numbers = np.concatenate([views for _, views, _ in held]) + fresh
         read = self.samples.read(np.concatenate([indices for indices, _, _ in held]))
         read = self.views.show(read, numbers)
         labels = positions_of(self.samples, read).labels
-        targets, features = None, dict[str, Tensor]()
+        targets: Targets | Mixture | None = None
+        features = dict[str, Tensor]()
         if self.spec is not None:
             fields = _concatenate([fields for _, _, fields in held])
             targets = decode(self.spec, fields, self._basis)
             features = {
                 name: decode_feature(fields[feature_field(name)]) for name in self._features
             }
+            if self._beside:
+                targets = self._beside.mix(targets, fields)
+                features |= self._beside.decode_features(fields)
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 
 
@@ -282,13 +300,3 @@ def _concatenate(gathered: Sequence[Fields]) -> Fields:
 def _tensor(array: NDArray[Any]) -> Tensor:
     """Share an array's memory, or copy it where torch must not write to it."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _spec(cache: Cache) -> TargetSpec:
-    return TargetSpec.from_json(cache.plan.about["targets"])
-
-
-def _names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:
-    """The fields that targets are decoded from; of the statistics only those asked for."""
-    unread = set(STATISTICS) - set(statistics)
-    return [field.name for field in target_fields(spec) if field.name not in unread]
