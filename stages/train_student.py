@@ -134,7 +134,11 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "test": _evaluate(setup, "test"),
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
         "elapsed_s": round(time.perf_counter() - started, 3),
-        **{key: setup.identity[key] for key in ("cache", "data") if key in setup.identity},
+        **{
+            key: setup.identity[key]
+            for key in ("cache", "teachers", "data")
+            if key in setup.identity
+        },
     }
     save_pretrained(setup.network, setup.folder / PRETRAINED, tokenizer=_tokenizer(setup.recipe))
     model = setup.recipe.student.model.model_dump(exclude_none=True)

@@ -4,7 +4,7 @@ What is wrong with data, labels, classes, temperatures or models is said here, b
 is begun.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from pipeline.models import Network, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
 from pipeline.samples import tokens_of
-from pipeline.store import open_cache
-from pipeline.stream import Stream
+from pipeline.store import Cache, open_cache
+from pipeline.stream import Stream, spec_of
 from pipeline.targets import check_temperature, feature_widths
 
 
@@ -89,13 +89,15 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     needs = {loss.kind for loss in recipe.losses}
     features = [loss.feature for loss in recipe.losses if loss.kind == "cosine"]
     needs_cache = features or "soft_targets" in needs
-    place = recipe.cache.path if recipe.cache and needs_cache else None
-    if place is not None:
-        _check_features(recipe, feature_widths(open_cache(recipe.locate(place)).plan.fields))
+    taught = teachers_of(recipe) if needs_cache else {}
+    places = list(taught)
+    _check_features(recipe, places)
     joined = join_data(
         recipe,
         training.data,
-        place,
+        places[0] if places else None,
+        also=places[1:],
+        weights=list(taught.values()),
         quiet=quiet,
         batch_size=training.batch_size,
         seed=training.seed,
@@ -125,11 +127,28 @@ def _statistics(recipe: Recipe) -> list[str]:
     return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
 
 
-def _check_features(recipe: Recipe, widths: Mapping[str, int]) -> None:
-    """Refuse losses of features that the cache does not keep."""
-    assert recipe.cache
+def teachers_of(recipe: Recipe) -> dict[str, float]:
+    """Name the places of the caches that teach the student, each with its weight."""
+    assert recipe.training
+    if recipe.training.teachers:
+        return {each.cache: each.weight for each in recipe.training.teachers}
+    return {recipe.cache.path: 1.0} if recipe.cache else {}
+
+
+def _widths(caches: Iterable[Cache]) -> dict[str, int]:
+    """Say how wide each feature is in the first cache that keeps it."""
+    widths: dict[str, int] = {}
+    for cache in caches:
+        widths = feature_widths(cache.plan.fields) | widths
+    return widths
+
+
+def _check_features(recipe: Recipe, places: Iterable[str]) -> None:
+    """Refuse losses of features that no cache keeps."""
+    widths = _widths(open_cache(recipe.locate(place)) for place in places)
+    named = " and ".join(places)
     problems = [
-        f"losses.{number}.feature: {recipe.cache.path} keeps no feature '{loss.feature}'; it has "
+        f"losses.{number}.feature: {named} keeps no feature '{loss.feature}'; it has "
         f"{', '.join(widths) or 'none'}. Name one in [[features]] and cache again"
         for number, loss in enumerate(recipe.losses)
         if loss.kind == "cosine" and loss.feature not in widths
@@ -139,8 +158,7 @@ def _check_features(recipe: Recipe, widths: Mapping[str, int]) -> None:
 
 
 def _check_widths(recipe: Recipe, stream: Stream, own: Mapping[str, int]) -> None:
-    assert stream.cache
-    widths = feature_widths(stream.cache.plan.fields)
+    widths = _widths(stream.caches)
     problems = [
         f"losses.{number}.module: '{loss.module}' gives {own[loss.module]} numbers, but the "
         f"feature '{loss.feature}' of the teacher has {widths[loss.feature]}; vectors of different "
@@ -154,10 +172,11 @@ def _check_widths(recipe: Recipe, stream: Stream, own: Mapping[str, int]) -> Non
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
     problems = []
+    has_tail = any(spec_of(cache).has_tail for cache in stream.caches)
     for number, loss in enumerate(recipe.losses):
-        if loss.kind == "soft_targets" and stream.spec:
+        if loss.kind == "soft_targets":
             try:
-                check_temperature(loss.temperature, has_tail=stream.spec.has_tail)
+                check_temperature(loss.temperature, has_tail=has_tail)
             except TargetError as error:
                 problems.append(f"losses.{number}.temperature: {error}")
     if problems:
@@ -165,7 +184,7 @@ def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
 
 
 def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
-    options = {"batch_size": table.batch_size, "seed": None}
+    options: dict[str, Any] = {"batch_size": table.batch_size, "seed": None}
     return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
 
 

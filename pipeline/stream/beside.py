@@ -28,7 +28,6 @@ from pipeline.targets import (
     feature_field,
     feature_widths,
     mix_targets,
-    normalise_weights,
     target_fields,
 )
 
@@ -133,10 +132,8 @@ class Beside:
             )
         return window
 
-    def mix(self, targets: Targets, fields: Fields) -> Targets | Mixture:
-        """Put the first cache's targets of a batch together with all others, if there are any."""
-        if not self.neighbours:
-            return targets
+    def mix(self, targets: Targets, fields: Fields) -> Mixture:
+        """Put the first cache's targets of a batch together with all others."""
         others = [neighbour.decode(fields) for neighbour in self.neighbours]
         return mix_targets([targets, *others], self.weights)
 
@@ -158,11 +155,10 @@ def open_beside(
 ) -> Beside:
     """Open what is read of all caches but the first, which must be of the same rows.
 
-    Raises: TargetError if their classes or the weights do not fit; SampleError if they are of other
-        rows; CacheError if a feature is in none of them.
+    Raises: TargetError if they are of other classes, SampleError if they are of other rows;
+        CacheError if a feature is in none of them.
     """
     first, *others = caches
-    shares = normalise_weights(weights, len(caches))
     for other in others:
         check_plans(first, other)
         if check:
@@ -182,7 +178,7 @@ def open_beside(
                 unread=set(range(cache.plan.part_count)) if check else set(),
             )
         )
-    return Beside(tuple(neighbours), shares)
+    return Beside(tuple(neighbours), tuple(weights))
 
 
 def find_features(caches: Sequence[Cache], names: Sequence[str]) -> list[list[str]]:

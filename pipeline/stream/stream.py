@@ -45,6 +45,7 @@ from pipeline.targets import (
     decode_basis,
     decode_feature,
     feature_field,
+    normalise_weights,
 )
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
@@ -128,13 +129,14 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(rows, rows_per_part, window_parts, seed)
         self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
+        self.caches = (cache, *also) if cache else ()
+        self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
         self._beside = None
-        if cache and (also or weights):
-            caches = (cache, *also)
+        if also:
             self._beside = open_beside(
-                caches, weights, statistics=statistics, features=features, check=check
+                self.caches, self.weights, statistics=statistics, features=features, check=check
             )
-            features = find_features(caches, features)[0]
+            features = find_features(self.caches, features)[0]
         self._features = tuple(features) if cache else ()
         self._fields = field_names(self.spec, statistics) if self.spec else []
         self._fields += [feature_field(name) for name in self._features]
