@@ -154,19 +154,31 @@ def verify(
 
 
 @pipeline.command()
-@click.argument("target", metavar="CACHE")
+@click.argument("target", metavar="CACHE_OR_RECIPE")
 @click.option(
     "--rows", default=5, show_default=True, type=click.IntRange(min=0), help="Decode rows."
 )
+@click.option("--model", is_flag=True, help="List the modules of a recipe's models.")
+@set_option
 @output_options
-def inspect(target: str, rows: int, as_json: bool, quiet: bool) -> None:
+def inspect(
+    target: str, rows: int, model: bool, overrides: tuple[str, ...], as_json: bool, quiet: bool
+) -> None:
     """Show what is in a cache, in one screen.
+
+    With --model give a recipe: its models' modules, and the shapes of what they answer, for
+    [[features]] and losses to name.
 
     Example: pipeline inspect caches/digits
     """
     import stages.inspect as stage
 
-    _show(stage, stage.run(target, rows=rows), as_json)
+    if model:
+        from pipeline.recipe import load_recipe
+
+        _show(stage, stage.run_model(load_recipe(target, overrides)), as_json)
+    else:
+        _show(stage, stage.run(target, rows=rows), as_json)
 
 
 def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.caching import Work, make_parts, plan_cache
+from pipeline.caching import Work, make_parts, plan_bytes_by_field, plan_cache
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables
-from pipeline.store import Plan, check_folder, check_plan, finish, missing_parts, write_plan
+from pipeline.store import check_folder, check_plan, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -36,6 +36,8 @@ def run(
         return _planned(work)
     write_plan(work.folder, work.plan, work.shape.shared)
     missing = missing_parts(work.folder, work.plan)
+    if work.features and missing:
+        say(f"{work.folder}: {_size_text(_planned(work))}", quiet)
     startup_s = time.perf_counter() - started
     made = _make(work, missing if order is None else order, missing, quiet)
     manifest = finish(work.folder, work.plan)
@@ -59,10 +61,7 @@ def tell(summary: dict[str, Any]) -> str:
         f"{summary['kept']} of {summary['classes']} classes kept"
     )
     if "size_bytes" not in summary:
-        return (
-            f"{head}\n  dry run: about {summary['bytes_a_row']} bytes a row, "
-            f"{_size(summary['bytes_a_row'] * summary['rows'])} in all; nothing was written"
-        )
+        return f"{head}\n  dry run: {_size_text(summary)}; nothing was written"
     made = summary["made_rows"]
     speed = f"{made / max(summary['elapsed_s'], 1e-9):,.0f} rows/s" if made else "nothing to do"
     return (
@@ -71,6 +70,13 @@ def tell(summary: dict[str, Any]) -> str:
         f"{summary['elapsed_s']:.1f} s ({speed})\n"
         f"  digest {summary['digest'][:16]}{_accuracy(summary)}"
     )
+
+
+def _size_text(planned: dict[str, Any]) -> str:
+    of_features = planned["feature_bytes"]
+    share = f", {_size(of_features)} of them features" if of_features else ""
+    total = _size(planned["bytes_a_row"] * planned["rows"])
+    return f"about {planned['bytes_a_row']:,} bytes a row, {total} in all{share}"
 
 
 def _accuracy(summary: dict[str, Any]) -> str:
@@ -111,23 +117,17 @@ def _rows_of(work: Work, parts: Sequence[int]) -> int:
 
 
 def _planned(work: Work) -> dict[str, Any]:
+    sizes = plan_bytes_by_field(work.plan)
     return {
         "cache": str(work.folder),
         "rows": work.plan.rows,
         "parts": work.plan.part_count,
         "classes": work.spec.class_count,
         "kept": work.spec.k,
-        "bytes_a_row": _bytes_a_row(work.plan),
+        "bytes_a_row": sum(sizes.values()) // work.plan.rows,
+        "feature_bytes": sum(sizes[field.name] for spec in work.features for field in spec.fields),
         "fingerprint": work.plan.fingerprint,
     }
-
-
-def _bytes_a_row(plan: Plan) -> int:
-    """Bytes of the arrays of a row; of text, of one that is full of one document."""
-    length = next((field.shape[0] for field in plan.fields if field.name == "tokens"), 0)
-    is_causal = plan.about.get("tokens", {}).get("task") == "next_token"
-    counts = {"rows": 1, "positions": length - 1 if is_causal else 1}
-    return sum(field.entry_bytes * counts[field.axis] for field in plan.fields)
 
 
 def _size(size_bytes: int) -> str:

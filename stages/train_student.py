@@ -13,9 +13,16 @@ from pipeline.experiment import Setup, open_student
 from pipeline.models import load_weights, read_weights, save_pretrained, save_reference
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables, resolved
-from pipeline.training.checkpoint import BEST_WEIGHTS, load_checkpoint, save_best, save_checkpoint
+from pipeline.training.checkpoint import (
+    BEST_WEIGHTS,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+    save_projections,
+)
 from pipeline.training.evaluation import better_by, evaluate
-from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train, weigh
+from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train
+from pipeline.training.match import weigh
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.randomness import restore_rng
 from pipeline.training.run_folder import (
@@ -24,12 +31,15 @@ from pipeline.training.run_folder import (
     begin_run,
     hold_run,
     keep_metrics_until,
+    read_metrics,
     read_result,
     replace_json,
 )
 
 # Of a student of transformers: what that library's own from_pretrained opens.
 PRETRAINED = "pretrained"
+# Below this share of the gradient a loss may as well not be there.
+FAINT = 0.01
 
 
 def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -67,6 +77,15 @@ def tell(summary: dict[str, Any]) -> str:
         if metrics := summary.get(name):
             shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
             lines.append(f"  {name}: {shown}")
+    if shares := summary.get("gradient_share"):
+        shown = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        lines.append(f"  of the gradient, on average: {shown}")
+        faint = [name for name, share in shares.items() if share < FAINT]
+        if faint:
+            lines.append(
+                f"  {', '.join(faint)} can hardly be seen beside the others: give it a larger "
+                "weight, or leave it out"
+            )
     lines.append(f"  {summary['parameters']} parameters, trained in {summary['elapsed_s']:.1f} s")
     return "\n".join(lines)
 
@@ -82,6 +101,11 @@ def _schedule(setup: Setup) -> Schedule:
             f"got {training.warmup_steps}"
         )
         raise RecipeError(setup.recipe.file, [line])
+    for number, loss in enumerate(setup.recipe.losses):
+        first = getattr(loss, "first_steps", None)
+        if first is not None and first >= steps:
+            line = f"losses.{number}.first_steps: must be below the {steps} steps of this run"
+            raise RecipeError(setup.recipe.file, [f"{line}; got {first}"])
     evaluate_every = training.evaluate_every or an_epoch
     return Schedule(
         steps=steps,
@@ -94,6 +118,7 @@ def _schedule(setup: Setup) -> Schedule:
         accumulate=training.accumulate,
         clip_norm=training.clip_norm,
         patience=training.patience,
+        gradients_every=training.gradients_every,
     )
 
 
@@ -119,7 +144,7 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         ) as advance,
     ):
         end = train(
-            Learner(accelerator, network, optimizer, losses),
+            Learner(accelerator, network, optimizer, losses, setup.taps),
             setup.stream,
             schedule=schedule,
             start=start,
@@ -134,17 +159,35 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "test": _evaluate(setup, "test"),
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
         "elapsed_s": round(time.perf_counter() - started, 3),
+        "gradient_share": _mean_shares(setup),
         **{
             key: setup.identity[key]
             for key in ("cache", "teachers", "data")
             if key in setup.identity
         },
     }
+    if projections := _projections(setup):
+        save_projections(setup.folder, projections)
     save_pretrained(setup.network, setup.folder / PRETRAINED, tokenizer=_tokenizer(setup.recipe))
     model = setup.recipe.student.model.model_dump(exclude_none=True)
     save_reference(setup.folder, model, setup.recipe.base)
     replace_json(setup.folder / RESULT, result)
     return result
+
+
+def _projections(setup: Setup) -> dict[str, Any]:
+    projections = setup.network.projections
+    return {} if projections is None else projections.state_dict()
+
+
+def _mean_shares(setup: Setup) -> dict[str, float]:
+    """Average what part each loss had in the gradient, over all the times that it was measured."""
+    sums, count = dict[str, float](), dict[str, int]()
+    for line in read_metrics(setup.folder):
+        for name, share in line.get("gradient_share", {}).items():
+            sums[name] = sums.get(name, 0.0) + share
+            count[name] = count.get(name, 0) + 1
+    return {name: round(total / count[name], 4) for name, total in sums.items()}
 
 
 def _tokenizer(recipe: Recipe) -> Path | None:
@@ -161,6 +204,8 @@ def _resume(setup: Setup, optimizer: Any) -> Progress:
         torch.manual_seed(setup.identity["training"]["seed"])
         return Progress()
     load_weights(setup.network.model, checkpoint.weights, "last checkpoint")
+    if setup.network.projections is not None:
+        load_weights(setup.network.projections, checkpoint.projections, "last checkpoint")
     optimizer.load_state_dict(checkpoint.optimizer_state)
     restore_rng(checkpoint.rng)
     setup.stream.load_state_dict(checkpoint.progress["stream"])
@@ -181,6 +226,7 @@ def _observers(setup: Setup, optimizer: Any, advance: Any) -> Observers:
             setup.folder,
             now.step,
             weights=setup.network.model.state_dict(),
+            projections=_projections(setup),
             optimizer_state=optimizer.state_dict(),
             progress=asdict(now),
         )

@@ -25,7 +25,7 @@ from pipeline.store import (
     read_plan,
 )
 from pipeline.store.records import MANIFEST_FILE, record_path
-from pipeline.targets import feature_field
+from pipeline.targets import decode_feature
 
 Array = NDArray[Any]
 
@@ -166,11 +166,12 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     batch = read_views(work.samples, asked)
     views = views_of(work.samples).split(asked)[1]
     counts = positions_of(work.samples, batch).counts
-    again = _of_row(answer(work, batch, views), counts, row - start)
+    again = _of_row(work, answer(work, batch, views), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
-    there = _of_row(cache.read_part(part, list(again)), counts, row - rows.start)
+    there = _of_row(work, cache.read_part(part, list(again)), counts, row - rows.start)
     difference = _largest_difference(again, there, [name for name in LOGITS if name in again])
-    of_feature = _largest_difference(again, there, map(feature_field, work.features))
+    pairs = [(decode_feature(each, again), decode_feature(each, there)) for each in work.features]
+    of_feature = max((float((one - two).abs().max()) for one, two in pairs), default=0.0)
     named = [name for name in CLASSES if name in again]
     others = sum(int((again[name] != there[name]).sum()) for name in named)
     kept = sum(again[name].size for name in named or LOGITS[:1])
@@ -184,7 +185,9 @@ def _largest_difference(
     return max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
 
 
-def _of_row(arrays: Mapping[str, Array], counts: Array, row: int) -> dict[str, Array]:
-    """Cut one row's positions out of arrays (P, ...). Shapes: counts (rows,)."""
+def _of_row(work: Work, arrays: Mapping[str, Array], counts: Array, row: int) -> dict[str, Array]:
+    """Cut one row, or its positions, out of arrays. Shapes: counts (rows,)."""
     start = int(counts[:row].sum())
-    return {name: array[start : start + int(counts[row])] for name, array in arrays.items()}
+    cuts = {"rows": slice(row, row + 1), "positions": slice(start, start + int(counts[row]))}
+    axes = {field.name: field.axis for field in work.plan.fields}
+    return {name: array[cuts[axes[name]]] for name, array in arrays.items()}

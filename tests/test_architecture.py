@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"compute", "losses", "metrics", "models", "stream", "targets"},
     "experiment": {
         "compute",
+        "losses",
         "models",
         "progress",
         "recipe",

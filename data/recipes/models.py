@@ -4,6 +4,9 @@ A recipe finds this file beside itself: `factory = "models:digits_teacher"`. The
 same weights.
 """
 
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -129,3 +132,17 @@ def language_model(
     return LanguageModel(
         vocabulary=vocabulary, width=width, layers=layers, heads=heads, length=length
     )
+
+
+def efficientnet_lite0() -> nn.Module:
+    """Build EfficientNet-Lite0, whose code `scripts/assets efficientnet-lite0` fetches.
+
+    Shapes: (B, 3, 224, 224) to (B, 1000).
+    """
+    folder = str(Path(__file__).parent.parent / "assets" / "efficientnet-lite0")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    return model

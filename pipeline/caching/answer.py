@@ -4,6 +4,7 @@ Knows batches of samples, not the parts they belong to.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +19,15 @@ from pipeline.samples import SampleBatch
 from pipeline.targets import encode, encode_features, find_bad_positions, uniforms
 
 Arrays = dict[str, NDArray[np.generic]]
-# Of each row of a batch its sample's id and its view, and what the teacher answered.
-Asked = tuple[list[tuple[str, int]], Output]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of each row of a batch its sample's id and its view, and what the teacher answered."""
+
+    rows: list[tuple[str, int]]
+    output: Output
+    features: Arrays
 
 
 def answer(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Arrays:
@@ -32,10 +40,22 @@ def answer(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Arrays:
 
 
 def ask(work: Work, batch: SampleBatch, views: NDArray[np.int64]) -> Asked:
-    """Ask the teacher; states wait on its device for as many logits as make encoding worth it."""
+    """Ask the teacher; states wait on its device for as many logits as make encoding worth it.
+
+    Features do not wait, for they may be far larger.
+
+    Raises: TargetError if a feature cannot be kept, naming a sample.
+    """
     with torch.inference_mode(), guard_memory(work.batch_size, "teacher"):
         output: Output = work.network(prepare(batch.inputs, work.device))
-        return list(zip(batch.ids, views.tolist(), strict=True)), output
+        try:
+            features = encode_features(output.features, work.features)
+        except TargetError as error:
+            raise TargetError(
+                f"{error} The batch begins with the sample {batch.ids[0]}."
+            ) from error
+        rows = list(zip(batch.ids, views.tolist(), strict=True))
+        return Asked(rows, replace(output, features={}), features)
 
 
 def encode_asked(work: Work, asked: Sequence[Asked]) -> Arrays:
@@ -51,40 +71,32 @@ def encode_asked(work: Work, asked: Sequence[Asked]) -> Arrays:
                 drawn = None if numbers is None else numbers[start:stop]
                 answers.append(encode(work.spec, block, work.shape.basis, drawn))
                 start = stop
-            features = encode_features(_features(work, asked), work.features)
         except TargetError as error:
             raise _named(error, asked) from error
-    return concatenate(answers) | features
+    return concatenate(answers) | concatenate([each.features for each in asked])
 
 
 def count_elements(work: Work, asked: Sequence[Asked]) -> int:
     """Count the logits of some answers, made or not."""
-    return work.spec.class_count * sum(len(output) for _, output in asked)
-
-
-def _features(work: Work, asked: Sequence[Asked]) -> dict[str, Tensor]:
-    """Join the features of some batches. Shapes: each (P, d)."""
-    return {
-        name: torch.cat([output.features[name] for _, output in asked]) for name in work.features
-    }
+    return work.spec.class_count * sum(len(each.output) for each in asked)
 
 
 def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
     """Give the random numbers of every position, if any are needed. Shapes: returns (P, D)."""
     if not work.spec.draws:
         return None
-    counts = torch.cat([output.positions for _, output in asked]).tolist()
-    rows = [row for rows, _ in asked for row in rows]
+    counts = torch.cat([each.output.positions for each in asked]).tolist()
+    rows = [row for each in asked for row in each.rows]
     return uniforms(work.spec.seed, rows, counts, work.spec.draws)
 
 
 def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
     """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
     if count_elements(work, asked) > BLOCK_ELEMENTS:
-        for _, output in asked:
-            yield from output.blocks()
+        for each in asked:
+            yield from each.output.blocks()
     else:
-        logits = [output.logits for _, output in asked]
+        logits = [each.output.logits for each in asked]
         yield logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
@@ -97,8 +109,9 @@ def concatenate(answers: Sequence[Arrays]) -> Arrays:
 
 def _named(error: TargetError, asked: Sequence[Asked]) -> TargetError:
     """Say on which samples encoding failed; it knows positions only. One batch stands for all."""
-    for rows, output in asked:
-        if bad := _find_bad_rows(output):
+    for each in asked:
+        rows = each.rows
+        if bad := _find_bad_rows(each.output):
             named = ", ".join(rows[row][0] for row in bad[:5])
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
             return TargetError(

@@ -3,6 +3,7 @@
 Every key of `settings` is in the fingerprint by its value; `about` is what a cache says of itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from pipeline.models import Network
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.schema import LowRank
 from pipeline.samples import Samples, tokens_of, views_of
-from pipeline.targets import TargetSpec
+from pipeline.targets import FeatureSpec, TargetSpec
 
 
 def make_settings(  # each is opened apart
@@ -45,8 +46,13 @@ def make_settings(  # each is opened apart
     }
 
 
-def describe(
-    recipe: Recipe, data: Scanned, network: Network, spec: TargetSpec, shape: Shape
+def describe(  # each is opened apart
+    recipe: Recipe,
+    data: Scanned,
+    network: Network,
+    spec: TargetSpec,
+    shape: Shape,
+    features: Sequence[FeatureSpec],
 ) -> dict[str, Any]:
     """Say what one must know to understand the fields."""
     assert recipe.cache
@@ -54,6 +60,7 @@ def describe(
     names = data.samples.class_names or network.class_names
     return {
         "targets": spec.to_json(),
+        **({"features": [each.to_json() for each in features]} if features else {}),
         "class_names": list(names) if names else None,
         "skipped": [{"id": skip.id, "reason": skip.reason} for skip in data.scan.skipped],
         "recipe": {

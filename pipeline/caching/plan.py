@@ -5,8 +5,7 @@ It opens data and teacher, asks the teacher once for its number of classes, and 
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from pipeline.caching.choice import choose_targets
 from pipeline.caching.describe import describe, make_settings
 from pipeline.caching.shape import Shape, find_shape
+from pipeline.caching.size import check_size, choose_rows_per_part
 from pipeline.compute import (
     keep_freed_memory,
     pick_device,
@@ -30,12 +30,12 @@ from pipeline.experiment import (
     open_model,
     scan_data,
 )
-from pipeline.models import Network, set_precision, weights_digest
+from pipeline.models import Network, Tap, axis_of, set_precision, weights_digest
 from pipeline.recipe import Recipe
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
 from pipeline.stream.token_rows import token_fields
-from pipeline.targets import TargetSpec, feature_fields, target_fields
+from pipeline.targets import FeatureSpec, TargetSpec, target_fields
 
 SHOWN_NAMES = 5
 # Of inputs read at once; more would leave a core's cache before the teacher sees it.
@@ -60,8 +60,7 @@ class Work:
     # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
     # slowest: work beside it was measured to cost twice what it costs between two batches.
     builds_behind: bool
-    # The dtype of each feature that is kept.
-    features: Mapping[str, str] = field(default_factory=dict)
+    features: tuple[FeatureSpec, ...] = ()
 
 
 def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
@@ -82,7 +81,9 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
-    network.tap({feature.name: feature.module for feature in recipe.features})
+    network.tap(
+        {each.name: Tap(each.module, each.reduce, each.exponent) for each in recipe.features}
+    )
     check_lengths(recipe, network, [cache.data])
     contents = ContentLog()
     data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
@@ -91,23 +92,25 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     class_count = count_classes(network, data.samples, device, whose="teacher")
     spec, tail = choose_targets(recipe, class_count)
     _check_classes(recipe, data, class_count)
-    dtypes = {feature.name: feature.dtype for feature in recipe.features}
-    widths = measure_features(network, data.samples, device) if dtypes else {}
+    features = _plan_features(recipe, network, data.samples, device)
     settings = make_settings(
         recipe, data, network, weights=weights, threads=threads, device=device, tail=tail
     )
     shape = find_shape(
         recipe, spec, tail, settings, samples=data.samples, network=network, device=device
     )
+    feature_fields = [field for spec in features for field in spec.fields]
+    fields = (*target_fields(spec), *feature_fields, *_token_fields(data))
     plan = Plan(
         rows=len(data.samples) * views_of(data.samples).count,
-        rows_per_part=cache.rows_per_part,
+        rows_per_part=cache.rows_per_part or choose_rows_per_part(fields, data.samples),
         backend=cache.backend,
         compression=cache.compression,
-        fields=(*target_fields(spec), *feature_fields(dtypes, widths), *_token_fields(data)),
+        fields=fields,
         settings=settings,
-        about=describe(recipe, data, network, spec, shape),
+        about=describe(recipe, data, network, spec, shape, features),
     )
+    check_size(recipe, plan)
     return Work(
         samples=data.samples,
         contents=contents,
@@ -120,8 +123,32 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         shape=shape,
         folder=folder,
         builds_behind=device.type != "cpu",
-        features=dtypes,
+        features=features,
     )
+
+
+def _plan_features(
+    recipe: Recipe, network: Network, samples: Samples, device: torch.device
+) -> tuple[FeatureSpec, ...]:
+    if not recipe.features:
+        return ()
+    shapes = measure_features(network, samples, device)
+    specs = []
+    for each in recipe.features:
+        chosen = each.projection
+        specs.append(
+            FeatureSpec(
+                name=each.name,
+                dtype=each.dtype,
+                shape=shapes[each.name],
+                axis=axis_of(network.task, each.reduce),
+                width=chosen.width if chosen else None,
+                seed=chosen.seed if chosen else 0,
+                reduce=each.reduce,
+                exponent=each.exponent,
+            )
+        )
+    return tuple(specs)
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:

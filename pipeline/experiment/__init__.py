@@ -4,20 +4,30 @@ Stages open the same things the same way by asking here. This room starts no wor
 nothing.
 """
 
-from pipeline.experiment.data import Joined, Scanned, join_data, open_data, scan_data
-from pipeline.experiment.networks import check_lengths, count_classes, measure_features, open_model
+from pipeline.experiment.data import Joined, Scanned, join_data, open_data, open_viewed, scan_data
+from pipeline.experiment.networks import (
+    ModuleSeen,
+    check_lengths,
+    count_classes,
+    list_modules,
+    measure_features,
+    open_model,
+)
 from pipeline.experiment.student import Setup, open_student
 
 __all__ = [
     "Joined",
+    "ModuleSeen",
     "Scanned",
     "Setup",
     "check_lengths",
     "count_classes",
     "join_data",
+    "list_modules",
     "measure_features",
     "open_data",
     "open_model",
     "open_student",
+    "open_viewed",
     "scan_data",
 ]

@@ -89,10 +89,23 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None 
     return Scanned(_viewed(recipe, kept), scan)
 
 
+def open_viewed(recipe: Recipe, name: str) -> Samples:
+    """Open a dataset in the views that the recipe says, without reading it."""
+    return _viewed(recipe, open_data(recipe, name))
+
+
 def _viewed(recipe: Recipe, samples: Samples) -> Samples:
     options = recipe.views.model_dump() if recipe.views else {}
     views = make_views(samples, **options)
     return Viewed(samples, views) if views.masks else samples
+
+
+def teachers_of(recipe: Recipe) -> dict[str, float]:
+    """Name the places of the caches that teach the student, each with its weight."""
+    assert recipe.training
+    if recipe.training.teachers:
+        return {each.cache: each.weight for each in recipe.training.teachers}
+    return {recipe.cache.path: 1.0} if recipe.cache else {}
 
 
 def join_data(

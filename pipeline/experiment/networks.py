@@ -1,6 +1,7 @@
 """From a recipe's `model` to a network, and whether it takes the data it is given."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -12,12 +13,22 @@ from pipeline.models import (
     copy_layers,
     load_network,
     prepare,
+    read_taps,
     vocabulary_of,
 )
 from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
 from pipeline.samples import SampleBatch, Samples, positions_of, read_views, tokens_of, views_of
+
+
+@dataclass(frozen=True)
+class ModuleSeen:
+    """A module of a network, and the shapes of what it answers to one sample; none if not asked."""
+
+    name: str
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def open_model(recipe: Recipe, model: Model, *, where: str) -> Network:
@@ -108,15 +119,34 @@ def _first_readable(samples: Samples) -> SampleBatch:
 
 
 @torch.no_grad()
-def measure_features(network: Network, samples: Samples, device: torch.device) -> dict[str, int]:
-    """Ask a network that is tapped about one sample, for how wide each feature is.
+def measure_features(
+    network: Network, samples: Samples, device: torch.device
+) -> dict[str, tuple[int, ...]]:
+    """Ask a network that is tapped about one sample, for the shape of each feature.
 
-    Raises: ModelError if a module's answer is no vector for every position.
+    Raises: ModelError if a module's answer cannot be reduced as its tap says.
     """
     # Twice, for with a batch of one an answer to no sample in particular looks like one to each.
     inputs = _first_readable(samples).inputs.repeat(2, axis=0)
     output = network(prepare(inputs, device))
-    return {name: feature.shape[1] for name, feature in output.features.items()}
+    return {name: tuple(feature.shape[1:]) for name, feature in output.features.items()}
+
+
+@torch.no_grad()
+def list_modules(network: Network, samples: Samples, device: torch.device) -> list[ModuleSeen]:
+    """Ask a network about one sample, for what each of its modules answers."""
+    inputs = prepare(_first_readable(samples).inputs, device)
+    named = {name: module for name, module in network.model.named_modules() if name}
+    with read_taps(network.model, named) as found:
+        network(inputs)
+    return [
+        ModuleSeen(
+            name,
+            type(module).__name__,
+            tuple(tuple(each.shape[1:]) for each in found.get(name, ())),
+        )
+        for name, module in named.items()
+    ]
 
 
 def _check_task(network: Network, samples: Samples, whose: str) -> None:

@@ -4,7 +4,7 @@ What is wrong with data, labels, classes, temperatures or models is said here, b
 is begun.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,20 @@ import torch
 
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
-from pipeline.experiment.data import Joined, join_data
+from pipeline.experiment.data import Joined, join_data, teachers_of
+from pipeline.experiment.features import find_taps, match_shapes, of_features
 from pipeline.experiment.networks import (
     check_lengths,
     count_classes,
     measure_features,
     open_student_model,
 )
-from pipeline.models import Network, weights_digest
+from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
 from pipeline.samples import tokens_of
-from pipeline.store import Cache, open_cache
 from pipeline.stream import Stream, spec_of
-from pipeline.targets import check_temperature, feature_widths
+from pipeline.targets import check_temperature
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Setup:
     device: torch.device
     evaluations: dict[str, Stream]
     identity: dict[str, Any]
+    # By the name of the loss that needs it.
+    taps: dict[str, Tap]
 
 
 def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
@@ -57,8 +59,8 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     asked = {"validation": recipe.validation, "test": recipe.test}
     torch.manual_seed(training.seed)
     network = open_student_model(recipe, quiet=quiet).to(device)
-    modules = [loss.module for loss in recipe.losses if loss.kind == "cosine"]
-    network.tap({module: module for module in modules})
+    taps = find_taps(recipe)
+    network.tap(taps)
     read = [training.data, *(table.data for table in asked.values() if table)]
     check_lengths(recipe, network, read)
     data = _training_data(recipe, quiet)
@@ -76,10 +78,11 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
     for name, joined in {"training": data, **held_out}.items():
         class_count = count_classes(network, joined.stream.samples, device, whose="student")
         _check_classes(f"{name}.data", joined, class_count)
-    if modules:
-        _check_widths(recipe, data.stream, measure_features(network, data.stream.samples, device))
+    if taps:
+        shapes = measure_features(network, data.stream.samples, device)
+        network.projections = match_shapes(recipe, shapes, device)
     evaluations = {name: joined.stream for name, joined in held_out.items()}
-    return Setup(recipe, folder, network, data.stream, device, evaluations, identity)
+    return Setup(recipe, folder, network, data.stream, device, evaluations, identity, taps)
 
 
 def _training_data(recipe: Recipe, quiet: bool) -> Joined:
@@ -87,11 +90,10 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     training = recipe.training
     assert training
     needs = {loss.kind for loss in recipe.losses}
-    features = [loss.feature for loss in recipe.losses if loss.kind == "cosine"]
+    features = [loss.feature for loss in of_features(recipe).values()]
     needs_cache = features or "soft_targets" in needs
     taught = teachers_of(recipe) if needs_cache else {}
     places = list(taught)
-    _check_features(recipe, places)
     joined = join_data(
         recipe,
         training.data,
@@ -105,6 +107,7 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         group_by_length=training.group_by_length,
         statistics=_statistics(recipe),
         features=list(dict.fromkeys(features)),
+        soft="soft_targets" in needs,
     )
     _check_temperatures(recipe, joined.stream)
     if training.group_by_length and tokens_of(joined.stream.samples) is None:
@@ -125,49 +128,6 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
 def _statistics(recipe: Recipe) -> list[str]:
     """Name what of the teacher's certainty the losses weigh positions by."""
     return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
-
-
-def teachers_of(recipe: Recipe) -> dict[str, float]:
-    """Name the places of the caches that teach the student, each with its weight."""
-    assert recipe.training
-    if recipe.training.teachers:
-        return {each.cache: each.weight for each in recipe.training.teachers}
-    return {recipe.cache.path: 1.0} if recipe.cache else {}
-
-
-def _widths(caches: Iterable[Cache]) -> dict[str, int]:
-    """Say how wide each feature is in the first cache that keeps it."""
-    widths: dict[str, int] = {}
-    for cache in caches:
-        widths = feature_widths(cache.plan.fields) | widths
-    return widths
-
-
-def _check_features(recipe: Recipe, places: Iterable[str]) -> None:
-    """Refuse losses of features that no cache keeps."""
-    widths = _widths(open_cache(recipe.locate(place)) for place in places)
-    named = " and ".join(places)
-    problems = [
-        f"losses.{number}.feature: {named} keeps no feature '{loss.feature}'; it has "
-        f"{', '.join(widths) or 'none'}. Name one in [[features]] and cache again"
-        for number, loss in enumerate(recipe.losses)
-        if loss.kind == "cosine" and loss.feature not in widths
-    ]
-    if problems:
-        raise RecipeError(recipe.file, problems)
-
-
-def _check_widths(recipe: Recipe, stream: Stream, own: Mapping[str, int]) -> None:
-    widths = _widths(stream.caches)
-    problems = [
-        f"losses.{number}.module: '{loss.module}' gives {own[loss.module]} numbers, but the "
-        f"feature '{loss.feature}' of the teacher has {widths[loss.feature]}; vectors of different "
-        "widths have no angle. Name a module of that width, or give the student the teacher's width"
-        for number, loss in enumerate(recipe.losses)
-        if loss.kind == "cosine" and own[loss.module] != widths[loss.feature]
-    ]
-    if problems:
-        raise RecipeError(recipe.file, problems)
 
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:

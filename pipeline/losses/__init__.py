@@ -12,7 +12,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.losses.cosine import cosine, count_vectors
+from pipeline.losses.features.attention import attention_transfer
+from pipeline.losses.features.cosine import cosine
+from pipeline.losses.features.entries import count_entries
+from pipeline.losses.features.hint import hint
+from pipeline.losses.features.projection import make_projection
+from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
 from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
@@ -33,7 +38,26 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
     "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
-    "cosine": Loss(cosine, "features", count_vectors, None),
+    "cosine": Loss(cosine, "features", count_entries, None),
+    "hint": Loss(hint, "features", count_entries, None),
+    "attention_transfer": Loss(attention_transfer, "features", count_entries, None),
+    "relational_distance": Loss(relational_distance, "features", count_entries, None),
+    "relational_angle": Loss(relational_angle, "features", count_entries, None),
+    "similarity": Loss(similarity, "features", count_entries, None),
 }
 
-__all__ = ["LOSSES", "Loss", "Term", "cosine", "fused_losses", "hard_labels", "soft_targets"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "Term",
+    "attention_transfer",
+    "cosine",
+    "fused_losses",
+    "hard_labels",
+    "hint",
+    "make_projection",
+    "relational_angle",
+    "relational_distance",
+    "similarity",
+    "soft_targets",
+]

@@ -6,6 +6,7 @@ student.
 """
 
 from pipeline.models.digest import weights_digest
+from pipeline.models.features import Tap, axis_of, read_taps
 from pipeline.models.huggingface import save_pretrained
 from pipeline.models.initialise import copy_layers
 from pipeline.models.language import context_of, vocabulary_of
@@ -18,12 +19,15 @@ __all__ = [
     "BLOCK_ELEMENTS",
     "Network",
     "Output",
+    "Tap",
+    "axis_of",
     "context_of",
     "copy_layers",
     "load_network",
     "load_weights",
     "prepare",
     "read_reference",
+    "read_taps",
     "read_weights",
     "save_pretrained",
     "save_reference",

@@ -6,6 +6,7 @@ answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.features import at_positions, check_taps, read_taps
+from pipeline.models.features import AllRead, Tap, check_taps, make_feature, read_taps
 from pipeline.models.language import Parts, ask_masked_tokens, ask_next_tokens, whole
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,7 +39,7 @@ class Output:
     `layer` is the head itself where that is one linear layer and no more.
 
     Shapes: states (P, d), what the head sees, or logits (P, C) already; positions (B,) int64,
-        summing to P; each feature over B or P.
+        summing to P; each feature over B rows or P positions.
     """
 
     states: Tensor
@@ -68,6 +69,10 @@ class Output:
             yield self.head(self.states[start : start + size])
 
 
+# Of a pass that ended early.
+_NOTHING = Output(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
+
+
 class Network(nn.Module):
     """Any model behind one question: inputs as the dataset gives them, logits as (P, C).
 
@@ -77,6 +82,8 @@ class Network(nn.Module):
 
     mean: Tensor | None
     std: Tensor | None
+    # Learned beside the model and never a part of it: from its features to its teacher's.
+    projections: nn.ModuleDict | None
 
     def __init__(
         self,
@@ -96,21 +103,29 @@ class Network(nn.Module):
         self.task = task
         # No submodules of this one: they are the model's.
         self._parts = parts or whole(model)
-        self._taps: dict[str, str] = {}
+        self._taps: dict[str, Tap] = {}
+        self._only_taps = False
+        self.projections = None
         self.class_names = None if class_names is None else tuple(class_names)
         self.register_buffer("mean", _buffer(mean), persistent=False)
         self.register_buffer("std", _buffer(std), persistent=False)
 
-    def tap(self, modules: Mapping[str, str]) -> None:
-        """Read features from now on: `modules` has the dotted name of a module for each.
+    def tap(self, taps: Mapping[str, Tap], *, only: bool = False) -> None:
+        """Read features from now on, each by its tap.
+
+        With `only`, a pass ends once all of them are read: what comes later in the model is not
+        run, the Output has no logits, and no gradient reaches it.
 
         Raises: ModelError if there is no such module.
         """
-        check_taps(self.model, modules.values(), self.where)
-        self._taps = dict(modules)
+        check_taps(self.model, [tap.module for tap in taps.values()], self.where)
+        self._taps, self._only_taps = dict(taps), only
+        implement = getattr(self.model, "set_attn_implementation", None)
+        if implement and any(tap.reduce == "attention_probabilities" for tap in taps.values()):
+            implement("eager")  # the others never make them
 
     def forward(self, inputs: Tensor) -> Output:
-        """Ask the model, and read what is tapped.
+        """Ask the model, and read what is tapped; of features with a projection, what that makes.
 
         Shapes: inputs (B, ...), uint8 for images; the Output has P = B. For the task "next_token"
             inputs (B, 2, L), for "masked_token" (B, 3, L), and a position for every token that is
@@ -119,12 +134,17 @@ class Network(nn.Module):
         """
         if not self._taps:
             return self._answer(inputs)
-        with read_taps(self.model, self._taps.values()) as found:
+        modules = [tap.module for tap in self._taps.values()]
+        output = _NOTHING
+        with read_taps(self.model, modules, then_stop=self._only_taps) as found, suppress(AllRead):
             output = self._answer(inputs)
-        features = {
-            name: at_positions(found, module, inputs, task=self.task, where=self.where)
-            for name, module in self._taps.items()
-        }
+        features = {}
+        for name, tap in self._taps.items():
+            answers = found.get(tap.module, ())
+            made = make_feature(answers, tap, inputs, task=self.task, where=self.where)
+            if self.projections is not None and name in self.projections:
+                made = self.projections[name](made)
+            features[name] = made
         return replace(output, features=features)
 
     def _answer(self, inputs: Tensor) -> Output:

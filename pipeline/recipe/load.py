@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import RecipeError
+from pipeline.recipe.losses import FROM_CACHE
 from pipeline.recipe.problems import describe, near_miss
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.schema import Mask
@@ -148,17 +149,40 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
     losses = _tables(written, "losses")
     if losses and all(loss.get("weight") == 0 for loss in losses):
         yield "losses: every weight is 0, so there is nothing to learn; give one above 0"
+    kinds = [loss.get("kind") for loss in losses]
     teachers = _tables(_table(written, "training"), "teachers")
     places = [str(each.get("cache")) for each in teachers]
     if len(set(places)) < len(places):
         yield "training.teachers: a cache occurs twice; give it once, with the sum of the weights"
-    has_cache = "cache" in written or teachers
-    for kind in ("soft_targets", "cosine"):
-        if not has_cache and any(loss.get("kind") == kind for loss in losses):
+    for kind in FROM_CACHE:
+        if "cache" not in written and not teachers and kind in kinds:
             yield f"losses: {kind} needs the table [cache], which says where the targets lie"
-    names = [str(each.get("name")) for each in _tables(written, "features")]
+    phases = {loss.get("first_steps") for loss in losses if loss.get("kind") == "hint"}
+    if len(phases) > 1:
+        shown = ", ".join(sorted("none" if each is None else str(each) for each in phases))
+        yield f"losses: the hints of a recipe share one first_steps; got {shown}"
+    elif phases - {None} and set(kinds) == {"hint"}:
+        yield (
+            "losses: after first_steps nothing is left to learn from; add a loss that is no hint, "
+            "or leave first_steps out"
+        )
+    yield from _feature_problems(written)
+
+
+def _feature_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    features = _tables(written, "features")
+    names = [str(each.get("name")) for each in features]
     if len(set(names)) < len(names):
         yield "features: a name occurs twice; every feature needs its own"
+    for number, feature in enumerate(features):
+        if "exponent" in feature and feature.get("reduce") != "attention_map":
+            yield (
+                f"features.{number}.exponent: is that of reduce = 'attention_map'; got reduce = "
+                f"{feature.get('reduce', 'none')!r}. Leave it out"
+            )
+        scale = f"{feature.get('name')}_scale"
+        if feature.get("dtype") == "int8" and scale in names:
+            yield f"features: '{scale}' is what '{feature.get('name')}' in int8 keeps its scale as"
 
 
 def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:

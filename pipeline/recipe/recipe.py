@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
+from pipeline.recipe.features import Feature
+from pipeline.recipe.losses import Loss
 from pipeline.recipe.schema import (
     Cache,
     Data,
-    Feature,
-    Loss,
     Student,
     Table,
     Targets,

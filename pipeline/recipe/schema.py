@@ -306,14 +306,6 @@ class Targets(Table):
     temperatures: Temperatures = ()
 
 
-class Feature(Table):
-    """An inner tensor of the teacher that is cached: what one of its modules answers."""
-
-    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
-    module: str
-    dtype: Literal["float16", "float32"] = "float16"
-
-
 class Cache(Table):
     """Where the cache lies and how it is laid out; `data` names the dataset it covers."""
 
@@ -321,7 +313,10 @@ class Cache(Table):
     data: str = "train"
     backend: Literal["zarr", "parquet"] = "zarr"
     compression: Literal["none", "lz4", "zstd"] = "none"
-    rows_per_part: Positive = 8192
+    # Left out, 8192, or fewer so that a part stays below 64 MiB.
+    rows_per_part: Positive | None = None
+    # More than that is refused before the teacher runs.
+    max_bytes: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
 
 
 def _list_or_rule(layers: object) -> str:
@@ -353,34 +348,3 @@ class Student(Table):
 
     model: Model
     initialise: Initialise | None = None
-
-
-class SoftTargets(Table):
-    """Hinton's term; `tail` says what becomes of the classes that were left out."""
-
-    kind: Literal["soft_targets"]
-    weight: Annotated[float, Field(ge=0)]
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    tail: Literal["bucket", "low_rank", "sampled", "renormalise", "uniform", "none"] | None = None
-    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    weigh_by: Literal["confidence", "entropy"] | None = None
-
-
-class HardLabels(Table):
-    """Cross-entropy with the labels."""
-
-    kind: Literal["hard_labels"]
-    weight: Annotated[float, Field(ge=0)]
-
-
-class Cosine(Table):
-    """The angle between a feature of the teacher and what a module of the student answers."""
-
-    kind: Literal["cosine"]
-    weight: Annotated[float, Field(ge=0)]
-    feature: str
-    module: str
-
-
-Loss = Annotated[SoftTargets | HardLabels | Cosine, Field(discriminator="kind")]

@@ -51,6 +51,7 @@ class Training(Table):
     patience: Positive | None = None
     checkpoint_every: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
     log_every: Annotated[Positive, Field(json_schema_extra=EXECUTION)] = 10
+    gradients_every: Annotated[int, Field(ge=0)] = 200
     device: Device = "auto"
     threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
 

@@ -4,8 +4,9 @@ Knows which bytes a part must have. Does not know what the arrays mean, nor in w
 wanted, and keeps nothing that grows with the rows beyond one digest a part.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
@@ -28,11 +29,16 @@ from pipeline.store.records import (
 )
 from pipeline.store.shared import read_shared
 
+KEPT_RECORDS = 64
 
-def open_files(folder: Path, part: int, record: Document, *, check: bool) -> NamedFiles:
+
+def open_files(
+    folder: Path, part: int, record: Document, *, check: bool, mapped: bool = False
+) -> NamedFiles:
     """Give access to the files that a record names; with `check`, each is hashed when read."""
     entries: dict[str, FileEntry] = {entry["path"]: entry for entry in record["files"]}
-    return NamedFiles(folder=folder, where=f"part {part}: ", entries=entries, check=check)
+    where = f"part {part}: "
+    return NamedFiles(folder=folder, where=where, entries=entries, check=check, mapped=mapped)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Cache:
     path: Path
     plan: Plan
     manifest: Document
+    # Of the parts read last: reading one and proving it takes as long as many rows of targets.
+    _records: OrderedDict[int, Document] = field(
+        default_factory=OrderedDict, repr=False, compare=False
+    )
 
     @property
     def digest(self) -> str:
@@ -49,9 +59,17 @@ class Cache:
         return str(self.manifest["digest"])
 
     def read_part(
-        self, part: int, names: Sequence[str] | None = None, *, check: bool = True
+        self,
+        part: int,
+        names: Sequence[str] | None = None,
+        *,
+        check: bool = True,
+        mapped: bool = False,
     ) -> dict[str, Array]:
         """Read the fields of a part, all or those named, into fresh arrays.
+
+        With `mapped`, those that lie raw in one file are read-only views of it: nothing is copied,
+        and the file must not change while they live.
 
         Shapes: each (positions of the part, *field.shape) or (rows of the part, *field.shape).
         Raises: CorruptPart if the part is damaged; CacheError if there is no such field.
@@ -60,7 +78,7 @@ class Cache:
         if unknown := sorted(set(names or ()) - {field.name for field in fields}):
             have = ", ".join(field.name for field in self.plan.fields)
             raise CacheError(f"{self.path}: has no field {', '.join(unknown)}; it has {have}")
-        record, files = self._open_part(part, check)
+        record, files = self._open_part(part, check, mapped)
         lengths = {"rows": len(self.plan.part_range(part)), "positions": record["positions"]}
         return BACKENDS[self.plan.backend].read(files, targets_stem(part), fields, lengths)
 
@@ -80,14 +98,23 @@ class Cache:
         """
         return read_shared(self.path, self.plan)
 
-    def _open_part(self, part: int, check: bool) -> tuple[Document, NamedFiles]:
+    def _open_part(
+        self, part: int, check: bool, mapped: bool = False
+    ) -> tuple[Document, NamedFiles]:
+        record = self._records.get(part) or self._read_record(part)
+        return record, open_files(self.path, part, record, check=check, mapped=mapped)
+
+    def _read_record(self, part: int) -> Document:
         record, digest = read_record(self.path, self.plan, part)
         if digest != self.manifest["records"][part]:
             raise CorruptPart(
                 f"{self.path}: part {part}: {record_path(part)}: is not the record that "
                 "the manifest names"
             )
-        return record, open_files(self.path, part, record, check=check)
+        self._records[part] = record
+        if len(self._records) > KEPT_RECORDS:
+            self._records.popitem(last=False)
+        return record
 
 
 def open_cache(path: str | Path) -> Cache:

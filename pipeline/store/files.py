@@ -6,6 +6,7 @@ they mean.
 
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -41,10 +42,14 @@ class FileEntry(TypedDict):
 class Load(Protocol):
     """Read a whole file of a part by its path in the cache; into the memory given, if it just fits.
 
+    Where files are `mapped` and no memory is given, the bytes are the file's own, and read-only.
     `fault` makes the error to raise for a file that was read but is wrong.
 
     Shapes: into and the returned bytes (size_bytes,).
     """
+
+    @property
+    def mapped(self) -> bool: ...
 
     def __call__(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]: ...
 
@@ -62,6 +67,7 @@ class NamedFiles:
     where: str
     entries: dict[str, FileEntry]
     check: bool
+    mapped: bool = False
 
     def __call__(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read a whole file by its path in the cache.
@@ -72,7 +78,10 @@ class NamedFiles:
         if entry is None:
             raise self.fault(path, "is not named in the record or plan")
         try:
-            content = read_file(self.folder / path, into)
+            if self.mapped and into is None and entry["size_bytes"]:
+                content = map_file(self.folder / path)
+            else:
+                content = read_file(self.folder / path, into)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise self.fault(path, "is missing") from error
         if content.nbytes != entry["size_bytes"]:
@@ -126,6 +135,22 @@ def read_file(path: Path, into: NDArray[np.uint8] | None = None) -> NDArray[np.u
         while filled < size and (count := file.readinto(content.data[filled:])):
             filled += count
     return content[:filled]
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Map a whole file into memory, read-only; pages are read when they are looked at.
+
+    Shapes: returns (size_bytes,).
+    Raises: CacheError if this user may not read it.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
+                return np.empty(0, np.uint8)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except PermissionError as error:
+        raise CacheError(f"{path}: may not be read: {error.strerror}. Allow it.") from error
+    return np.frombuffer(content, np.uint8)
 
 
 def write_synced(path: Path, content: bytes) -> None:

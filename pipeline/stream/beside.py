@@ -12,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import CacheError
+from pipeline.errors import TargetError
 from pipeline.store import Cache
+from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.same_rows import check_plans, check_rows, spec_of
 from pipeline.stream.window import Array, Window
 from pipeline.targets import (
     STATISTICS,
     Basis,
+    FeatureSpec,
     Mixture,
     Targets,
     TargetSpec,
     decode,
     decode_basis,
     decode_feature,
-    feature_field,
-    feature_widths,
     mix_targets,
+    read_specs,
     target_fields,
 )
 
@@ -36,25 +37,27 @@ Fields = Mapping[str, NDArray[Any]]
 
 @dataclass
 class Neighbour:
-    """One further cache, and which of its parts have been checked or have a position a row."""
+    """One further cache, and which of its parts have been checked or have a position a row.
+
+    `prefix` tells its fields in a window from those of other caches.
+    """
 
     cache: Cache
-    # Of its fields in a window, among those of other caches.
     prefix: str
     names: Sequence[str]
-    features: Sequence[str]
+    large: LargeFields
+    features: Mapping[str, FeatureSpec]
     spec: TargetSpec
     basis: Basis | None
     unread: set[int]
     single: set[int] = field(default_factory=set)
 
-    def read(self, ranges: Sequence[range]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Read ranges of rows, in ascending order; parts that hold several of them once.
+    def widen(self, window: Window, ranges: Sequence[range]) -> Window:
+        """Give a window of ascending ranges of rows the fields that this cache has of them.
 
-        Shapes: returns fields over rows and over positions, of all rows one after another.
         Raises: CorruptPart if a file is damaged.
         """
-        pieces: dict[str, list[Array]] = {name: [] for name in self.names}
+        pieces: dict[str, list[Array]] = {name: [] for name in (*self.names, *self.large.names)}
         axes = {each.name: each.axis for each in self.cache.plan.fields}
         held: tuple[int, dict[str, Array]] | None = None
         for part, rows in self._pieces(ranges):
@@ -71,26 +74,35 @@ class Neighbour:
             {self.prefix + name: array for name, array in joined.items() if axes[name] == axis}
             for axis in ("rows", "positions")
         )
-        return over_rows, over_positions
+        large = {self.prefix + name: (blocks, axes[name]) for name, blocks in pieces.items()}
+        return replace(
+            window,
+            over_rows={**window.over_rows, **over_rows},
+            over_positions={**window.over_positions, **over_positions},
+            large={**window.large, **large},
+        )
 
     def decode(self, fields: Fields) -> Targets:
         """Read this cache's targets out of the fields of a batch."""
-        own = {
+        return decode(self.spec, self._own(fields), self.basis)
+
+    def decode_features(self, fields: Fields) -> dict[str, Tensor]:
+        """Read the features that are this cache's out of the fields of a batch."""
+        own = self._own(fields)
+        return {name: decode_feature(spec, own) for name, spec in self.features.items()}
+
+    def _own(self, fields: Fields) -> Fields:
+        return {
             name.removeprefix(self.prefix): array
             for name, array in fields.items()
             if name.startswith(self.prefix)
         }
-        return decode(self.spec, own, self.basis)
-
-    def decode_features(self, fields: Fields) -> dict[str, Tensor]:
-        """Read the features that are this cache's out of the fields of a batch."""
-        return {
-            name: decode_feature(fields[self.prefix + feature_field(name)])
-            for name in self.features
-        }
 
     def _read_part(self, part: int) -> dict[str, Array]:
-        return self.cache.read_part(part, self.names, check=part in self.unread)
+        check = part in self.unread
+        arrays = self.cache.read_part(part, self.names, check=check)
+        large = self.large.read(self.cache, part, check=check) if self.large.names else {}
+        return arrays | large
 
     def _pieces(self, ranges: Sequence[range]) -> Iterator[tuple[int, slice]]:
         """Cut ranges of rows at the borders of parts; slices count from the part's first row."""
@@ -124,12 +136,7 @@ class Beside:
     def widen(self, window: Window, ranges: Sequence[range]) -> Window:
         """Give a window of the first cache, of these ranges of rows, the fields of all."""
         for neighbour in self.neighbours:
-            over_rows, over_positions = neighbour.read(ranges)
-            window = replace(
-                window,
-                over_rows={**window.over_rows, **over_rows},
-                over_positions={**window.over_positions, **over_positions},
-            )
+            window = neighbour.widen(window, ranges)
         return window
 
     def mix(self, targets: Targets, fields: Fields) -> Mixture:
@@ -149,29 +156,33 @@ def open_beside(
     caches: Sequence[Cache],
     weights: Sequence[float],
     *,
-    statistics: Sequence[str],
-    features: Sequence[str],
+    statistics: Sequence[str] | None,
+    features: Sequence[Mapping[str, FeatureSpec]],
     check: bool,
 ) -> Beside:
     """Open what is read of all caches but the first, which must be of the same rows.
 
-    Raises: TargetError if they are of other classes, SampleError if they are of other rows;
-        CacheError if a feature is in none of them.
+    `features` are those of each cache; without `statistics` no targets are read.
+
+    Raises: TargetError if they are of other classes, SampleError if they are of other rows.
     """
     first, *others = caches
     for other in others:
         check_plans(first, other)
         if check:
             check_rows(first, other)
-    found = find_features(caches, features)
     neighbours = []
     for number, cache in enumerate(others, 1):
-        spec, own = spec_of(cache), found[number]
+        spec, own = spec_of(cache), features[number]
+        names = [] if statistics is None else field_names(spec, statistics)
+        names += [each.name for feature in own.values() for each in feature.fields]
+        small, large = split_large(cache, names)
         neighbours.append(
             Neighbour(
                 cache,
                 prefix=f"{number}/",
-                names=[*field_names(spec, statistics), *map(feature_field, own)],
+                names=small,
+                large=LargeFields(large),
                 features=own,
                 spec=spec,
                 basis=decode_basis(cache.read_shared()) if spec.rank else None,
@@ -181,26 +192,24 @@ def open_beside(
     return Beside(tuple(neighbours), tuple(weights))
 
 
-def find_features(caches: Sequence[Cache], names: Sequence[str]) -> list[list[str]]:
+def find_features(caches: Sequence[Cache], names: Sequence[str]) -> list[dict[str, FeatureSpec]]:
     """Say which of the features each cache is read for: the first one that keeps it.
 
-    Raises: CacheError if one is in none of them.
+    Raises: TargetError if one is in none of them.
     """
-    kept = [feature_widths(cache.plan.fields) for cache in caches]
-    if missing := [name for name in names if not any(name in each for each in kept)]:
-        described = "; ".join(
-            f"{cache.path} has {', '.join(each) or 'none'}"
-            for cache, each in zip(caches, kept, strict=True)
-        )
-        raise CacheError(
-            f"stream: no cache keeps the feature '{missing[0]}': {described}. Name one of these, "
-            "or cache it with [[features]]."
-        )
-    chosen = [next(place for place, each in enumerate(kept) if name in each) for name in names]
-    return [
-        [name for name, place in zip(names, chosen, strict=True) if place == number]
-        for number in range(len(caches))
-    ]
+    kept = [read_specs(cache.plan.about, cache.plan.fields) for cache in caches]
+    chosen: list[dict[str, FeatureSpec]] = [{} for _ in caches]
+    for name in names:
+        place = next((place for place, specs in enumerate(kept) if name in specs), None)
+        if place is None:
+            named = " and ".join(str(cache.path) for cache in caches)
+            shown = ", ".join(dict.fromkeys(name for specs in kept for name in specs)) or "none"
+            raise TargetError(
+                f"{named}: keeps no feature '{name}'; it has {shown}. "
+                "Name one of those, or cache again with it in [[features]]."
+            )
+        chosen[place][name] = kept[place][name]
+    return chosen
 
 
 def field_names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ from pipeline.samples import (
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.beside import field_names, find_features, open_beside
+from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.same_rows import spec_of
 from pipeline.stream.token_rows import decode_token_counts
@@ -44,7 +45,6 @@ from pipeline.targets import (
     decode,
     decode_basis,
     decode_feature,
-    feature_field,
     normalise_weights,
 )
 
@@ -67,8 +67,8 @@ class Batch:
     """Samples with what the teacher said of them.
 
     Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
-    B rows, or None where there is no cache; each feature (P, d). An image has one position, a text
-    one a token.
+    B rows, or None where there is no cache; each feature over the B rows or the P positions. An
+    image has one position, a text one a token.
     """
 
     ids: list[str]
@@ -97,7 +97,8 @@ class Stream(IterableDataset[Batch]):
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
-    those of each position that targets are to come with, `features` those that are read as well.
+    those of each position that targets are to come with, `features` those that are read as well;
+    without `soft` they are all that is read.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
     content under its id (`advance` is told how far this check is) or cannot show it as it was seen,
@@ -119,6 +120,7 @@ class Stream(IterableDataset[Batch]):
         group_by_length: bool = False,
         statistics: Sequence[str] = (),
         features: Sequence[str] = (),
+        soft: bool = True,
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -131,15 +133,21 @@ class Stream(IterableDataset[Batch]):
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
+        found = find_features(self.caches, features) if cache else [{}]
+        self._features, self._soft = found[0], soft
+        self._fields = field_names(self.spec, statistics) if self.spec and soft else []
+        self._fields += [each.name for spec in self._features.values() for each in spec.fields]
+        self._fields, large = split_large(cache, self._fields) if cache else ([], [])
+        self._large = LargeFields(large)
         self._beside = None
         if also:
             self._beside = open_beside(
-                self.caches, self.weights, statistics=statistics, features=features, check=check
+                self.caches,
+                self.weights,
+                statistics=statistics if soft else None,
+                features=found,
+                check=check,
             )
-            features = find_features(self.caches, features)[0]
-        self._features = tuple(features) if cache else ()
-        self._fields = field_names(self.spec, statistics) if self.spec else []
-        self._fields += [feature_field(name) for name in self._features]
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -237,6 +245,7 @@ class Stream(IterableDataset[Batch]):
     def _take(self, parts: Rows, places: Rows) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         window = self._load(parts)
+        places = np.sort(places)  # which rows a batch has is random; their order need not be
         return window.indices[places], window.views[places], window.gather(places)
 
     def _load(self, parts: Rows) -> Window:
@@ -252,7 +261,12 @@ class Stream(IterableDataset[Batch]):
             return sample_window([self.order.part_rows(part) for part in parts])
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
-            self.cache, parts, finder=self._finder, names=self._fields, check=check
+            self.cache,
+            parts,
+            finder=self._finder,
+            names=self._fields,
+            large=self._large,
+            check=check,
         )
         self._unread.difference_update(parts)
         ranges = [self.order.part_rows(part) for part in parts]
@@ -267,12 +281,10 @@ class Stream(IterableDataset[Batch]):
         features = dict[str, Tensor]()
         if self.spec is not None:
             fields = _concatenate([fields for _, _, fields in held])
-            targets = decode(self.spec, fields, self._basis)
-            features = {
-                name: decode_feature(fields[feature_field(name)]) for name in self._features
-            }
+            targets = decode(self.spec, fields, self._basis) if self._soft else None
+            features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
             if self._beside:
-                targets = self._beside.mix(targets, fields)
+                targets = self._beside.mix(targets, fields) if targets else None
                 features |= self._beside.decode_features(fields)
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 

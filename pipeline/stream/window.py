@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.samples import Locator
 from pipeline.store import Cache
+from pipeline.stream.large import LargeFields, gather
 
 Array = NDArray[np.generic]
 Rows = NDArray[np.int64]
@@ -33,6 +34,8 @@ class Window:
     starts: Rows
     over_rows: Mapping[str, Array]
     over_positions: Mapping[str, Array]
+    # Of each large field the arrays of the parts, one after another, and its axis.
+    large: Mapping[str, tuple[list[Array], str]] = field(default_factory=dict)
 
     @cached_property
     def is_single(self) -> bool:
@@ -43,8 +46,10 @@ class Window:
         """Copy the fields of some rows, one after the other. Shapes: places (n,)."""
         at = self._positions_of(places)
         fields = {name: np.take(array, places, axis=0) for name, array in self.over_rows.items()}
+        fields |= {name: np.take(array, at, axis=0) for name, array in self.over_positions.items()}
+        by_axis = {"rows": places, "positions": at}
         return fields | {
-            name: np.take(array, at, axis=0) for name, array in self.over_positions.items()
+            name: gather(blocks, by_axis[axis]) for name, (blocks, axis) in self.large.items()
         }
 
     def _positions_of(self, places: Rows) -> Rows:
@@ -105,7 +110,13 @@ class Finder:
 
 
 def cache_window(
-    cache: Cache, parts: Sequence[int], *, finder: Finder, names: Sequence[str], check: bool
+    cache: Cache,
+    parts: Sequence[int],
+    *,
+    finder: Finder,
+    names: Sequence[str],
+    large: LargeFields | None = None,
+    check: bool,
 ) -> Window:
     """Read parts of a cache and find their samples, by id, in the dataset.
 
@@ -113,6 +124,8 @@ def cache_window(
     """
     found = [finder.find(cache, part, check=check) for part in parts]
     arrays = [cache.read_part(part, names, check=check) for part in parts]
+    large = large or LargeFields(())
+    of_large = [large.read(cache, part, check=check) for part in parts] if large.names else []
     positions = np.concatenate([each.positions for each in found])
     axes = {each.name: each.axis for each in cache.plan.fields}
     # Popped, so that never more than one field is in memory twice.
@@ -124,4 +137,5 @@ def cache_window(
         np.cumsum(positions) - positions,
         {name: array for name, array in joined.items() if axes[name] == "rows"},
         {name: array for name, array in joined.items() if axes[name] == "positions"},
+        {name: ([each[name] for each in of_large], axes[name]) for name in large.names},
     )

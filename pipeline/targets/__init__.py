@@ -7,11 +7,11 @@
 from pipeline.targets.draws import uniforms
 from pipeline.targets.encoding import encode, find_bad_positions
 from pipeline.targets.features import (
+    FeatureSpec,
     decode_feature,
     encode_features,
     feature_field,
-    feature_fields,
-    feature_widths,
+    read_specs,
 )
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
@@ -34,6 +34,7 @@ __all__ = [
     "DEFAULT_NODES",
     "STATISTICS",
     "Basis",
+    "FeatureSpec",
     "Mixture",
     "Soft",
     "TargetSpec",
@@ -47,8 +48,6 @@ __all__ = [
     "encode_basis",
     "encode_features",
     "feature_field",
-    "feature_fields",
-    "feature_widths",
     "find_bad_positions",
     "fit_basis",
     "kept_mass",
@@ -57,6 +56,7 @@ __all__ = [
     "mix_targets",
     "nodes_with",
     "normalise_weights",
+    "read_specs",
     "soften",
     "tail_mass",
     "tail_weights",

@@ -28,14 +28,19 @@ POINTER = "last.json"
 FOLDER = "checkpoints"
 WEIGHTS, STATE, PROGRESS = "weights.safetensors", "state.pt", "progress.json"
 BEST_WEIGHTS, BEST_METRICS = "best.safetensors", "best.json"
+PROJECTIONS = "projections.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on; `rng` is for restore_rng."""
+    """Everything a run needs to go on; `rng` is for restore_rng.
+
+    Projections are learned with a student and no part of it, so their state is apart.
+    """
 
     step: int
     weights: dict[str, Tensor]
+    projections: dict[str, Tensor]
     optimizer_state: dict[str, Any]
     progress: dict[str, Any]
     rng: dict[str, Any]
@@ -48,6 +53,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Any],
     progress: Mapping[str, Any],
+    projections: Mapping[str, Tensor] | None = None,
     rng: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep this moment, then drop the one before; a crash at any point leaves one of the two whole.
@@ -63,6 +69,7 @@ def save_checkpoint(
     _save_weights(weights, partial / WEIGHTS)
     state = {
         "optimizer": dict(optimizer_state),
+        "projections": dict(projections or {}),
         "rng": dict(rng or capture_rng()),
     }
     with _system_errors(), (partial / STATE).open("wb") as file:
@@ -95,6 +102,7 @@ def load_checkpoint(run_folder: Path) -> Checkpoint | None:
     return Checkpoint(
         step=step,
         weights=load_file(folder / WEIGHTS),
+        projections=state.get("projections", {}),
         optimizer_state=state["optimizer"],
         progress=json.loads((folder / PROGRESS).read_text(encoding="utf-8")),
         rng=state["rng"],
@@ -112,6 +120,16 @@ def save_best(run_folder: Path, weights: Mapping[str, Tensor], metrics: Mapping[
     _replace_text(
         run_folder / BEST_METRICS, _json({"metrics": dict(metrics), "weights": described})
     )
+
+
+def save_projections(run_folder: Path, projections: Mapping[str, Tensor]) -> None:
+    """Keep what led from the student's features to the teacher's; no use of the student needs it.
+
+    Names begin with that of the loss.
+    """
+    partial = run_folder / f".{PROJECTIONS}.partial"
+    _save_weights(projections, partial)
+    os.replace(partial, run_folder / PROJECTIONS)
 
 
 def _save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

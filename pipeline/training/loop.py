@@ -13,35 +13,28 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.losses import LOSSES, Loss, Term, fused_losses
-from pipeline.models import Network, Output
+from pipeline.models import Network, Tap
 from pipeline.stream import Batch, Stream
+from pipeline.training.match import WeightedLoss, count_positions, gradient_norms, match
 from pipeline.training.optimizer import SCHEDULES
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class WeightedLoss:
-    """One entry of a recipe's losses; `name` is what metrics call it."""
-
-    name: str
-    loss: Loss
-    weight: float
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Learner:
-    """What learns, and from what; network and optimizer are already the accelerator's."""
+    """What learns, and from what; network and optimizer are already the accelerator's.
+
+    `taps` says by the names of losses of features where they read the student.
+    """
 
     accelerator: Accelerator
     network: Network
     optimizer: torch.optim.Optimizer
     losses: Sequence[WeightedLoss]
+    taps: Mapping[str, Tap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,8 @@ class Schedule:
     accumulate: int = 1
     clip_norm: float | None = None
     patience: int | None = None
+    # How often the shares of the losses in the gradient are measured; 0 is never.
+    gradients_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,17 +82,6 @@ class Observers:
     advance: Callable[[int, str], None]
 
 
-def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
-    """Look up a recipe's losses, those of features last; a kind that occurs twice is numbered."""
-    weighted: list[WeightedLoss] = []
-    for entry in entries:
-        settings = {key: value for key, value in entry.items() if key not in ("kind", "weight")}
-        same = sum(each.name.partition("_#")[0] == entry["kind"] for each in weighted)
-        name = entry["kind"] + (f"_#{same + 1}" if same else "")
-        weighted.append(WeightedLoss(name, LOSSES[entry["kind"]], entry["weight"], settings))
-    return sorted(weighted, key=lambda each: each.loss.needs == "features")
-
-
 def train(
     learner: Learner,
     stream: Stream,
@@ -112,21 +96,66 @@ def train(
     """
     progress = start
     with closing(_groups(stream, schedule.accumulate)) as groups:
-        while progress.step < schedule.steps and not _is_out_of_patience(progress, schedule):
-            step = progress.step
-            factor = SCHEDULES[schedule.kind](step, schedule.steps, schedule.warmup_steps)
-            for group in learner.optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * factor
-            learner.network.train()
-            epoch = stream.epoch
-            values = _step(learner, next(groups), step + 1, schedule.clip_norm)
-            progress = replace(progress, step=step + 1, stream=stream.state_dict())
-            observers.advance(1, f"loss {values['loss']:.4g}")
-            if progress.step % schedule.log_every == 0 or progress.step == 1:
-                line = {"step": progress.step, "epoch": epoch, **values}
-                observers.log(line | {"learning_rate": schedule.learning_rate * factor})
-            progress = _observe(progress, schedule, observers)
+        for phase in _phases(learner, schedule):
+            if progress.step < phase.end:
+                phase.learner.network.tap(phase.learner.taps, only=phase.ends_early)
+            while progress.step < phase.end and not _is_out_of_patience(progress, schedule):
+                step = progress.step
+                factor = SCHEDULES[schedule.kind](
+                    step - phase.start, phase.end - phase.start, schedule.warmup_steps
+                )
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = schedule.learning_rate * factor
+                learner.network.train()
+                epoch = stream.epoch
+                values = _step(phase.learner, next(groups), step + 1, schedule=schedule)
+                progress = replace(progress, step=step + 1, stream=stream.state_dict())
+                observers.advance(1, f"loss {values['loss']:.4g}")
+                if _is_told(progress.step, values, schedule):
+                    line = {"step": progress.step, "epoch": epoch, **values}
+                    observers.log(line | {"learning_rate": schedule.learning_rate * factor})
+                progress = _observe(progress, schedule, observers, judged=not phase.ends_early)
     return progress
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps, from `start` to before `end`, in which the same losses are learned from.
+
+    One that `ends_early` runs the student no further than the features that are compared.
+    """
+
+    start: int
+    end: int
+    learner: Learner
+    ends_early: bool = False
+
+
+def _phases(learner: Learner, schedule: Schedule) -> list[Phase]:
+    """Cut a run in two where its hints are for the first steps alone.
+
+    Source: Romero et al. 2015, arXiv:1412.6550, section 2.2 and algorithm 1.
+    """
+    first = next((each.first_steps for each in learner.losses if each.first_steps), None)
+    if first is None:
+        return [Phase(0, schedule.steps, learner)]
+    hints = [each for each in learner.losses if each.first_steps]
+    others = [each for each in learner.losses if not each.first_steps]
+    end = min(first, schedule.steps)
+    return [
+        Phase(0, end, _with_losses(learner, hints), ends_early=True),
+        Phase(end, schedule.steps, _with_losses(learner, others)),
+    ]
+
+
+def _with_losses(learner: Learner, losses: Sequence[WeightedLoss]) -> Learner:
+    names = {each.name for each in losses}
+    taps = {name: tap for name, tap in learner.taps.items() if name in names}
+    return replace(learner, losses=losses, taps=taps)
+
+
+def _is_told(step: int, values: Mapping[str, Any], schedule: Schedule) -> bool:
+    return step % schedule.log_every == 0 or step == 1 or "gradient_share" in values
 
 
 def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
@@ -140,77 +169,42 @@ def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
 
 
 def _step(
-    learner: Learner, batches: Sequence[Batch], step: int, clip_norm: float | None
-) -> Metrics:
-    """Accumulate gradients over some batches and step; every mean is exact over all of them."""
-    counts = [
-        sum(float(each.loss.count(_reference(batch, each), **each.settings)) for batch in batches)
-        for each in learner.losses
-    ]
-    values = dict.fromkeys([each.name for each in learner.losses], 0.0)
-    for batch in batches:
-        total, terms = _compute(learner, batch, counts)
-        for each, term in zip(learner.losses, terms.tolist(), strict=True):
+    learner: Learner, batches: Sequence[Batch], step: int, *, schedule: Schedule
+) -> dict[str, Any]:
+    """Accumulate gradients over some batches and step; every mean is exact over all of them.
+
+    Losses of weight 0 are measured, and only where they are told of.
+    """
+    every = schedule.gradients_every
+    measured = len(learner.losses) > 1 and every > 0 and (step == 1 or step % every == 0)
+    is_told = measured or step == 1 or step % schedule.log_every == 0
+    losses = [each for each in learner.losses if each.weight or is_told]
+    counts = count_positions(losses, batches)
+    values = dict.fromkeys([each.name for each in losses], 0.0)
+    shares = dict[str, float]()
+    for number, batch in enumerate(batches):
+        output = learner.network(batch.inputs.to(learner.accelerator.device))
+        apart = measured and number == 0
+        sums, terms = match(output, batch, losses, counts, apart=apart)
+        for each, term in zip(losses, terms.tolist(), strict=True):
             values[each.name] += term
         _check_finite(values, batch, step)
-        learner.accelerator.backward(total)
-    if clip_norm is not None:
-        learner.accelerator.clip_grad_norm_(learner.network.parameters(), clip_norm)
+        if apart:
+            shares = _shares(losses, gradient_norms(sums, learner.network.model))
+        learner.accelerator.backward(reduce(add, sums))
+    if schedule.clip_norm is not None:
+        learner.accelerator.clip_grad_norm_(learner.network.parameters(), schedule.clip_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
-    return {"loss": sum(each.weight * values[each.name] for each in learner.losses), **values}
+    total = sum(each.weight * values[each.name] for each in losses)
+    return {"loss": total, **values, **({"gradient_share": shares} if shares else {})}
 
 
-# A loss, what it compares with, and over how many positions it is averaged.
-Asked = tuple[WeightedLoss, Any, float]
-
-
-def _compute(learner: Learner, batch: Batch, counts: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Give the weighted sum of all losses, and each of them. Shapes: returns () and (losses,)."""
-    device = learner.accelerator.device
-    output = learner.network(batch.inputs.to(device))
-    asked = [
-        (each, _reference(batch, each).to(device), count)
-        for each, count in zip(learner.losses, counts, strict=True)
-    ]
-    of_logits = [each for each in asked if each[0].loss.needs != "features"]
-    of_features = asked[len(of_logits) :]
-    sums = [_match_logits(output, of_logits)] if of_logits else []
-    if not of_features:
-        return sums[0]
-    sums += [_match_feature(output, *each) for each in of_features]
-    return reduce(add, [total for total, _ in sums]), torch.cat([terms for _, terms in sums])
-
-
-def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
-    if output.layer is not None:  # logits of many classes are never all there
-        terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
-        return fused_losses(output.states, output.layer, terms)
-    logits = output.logits  # (P, C)
-    values = [
-        each.loss.function(logits, reference, count=count, **each.settings)
-        for each, reference, count in asked
-    ]
-    weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
-    return reduce(add, weighted), torch.stack([term.detach() for term in values])
-
-
-def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
-    assert loss.loss.term, "a loss of features is not applied to logits"
-    return loss.loss.term(reference, count, **loss.settings)
-
-
-def _match_feature(
-    output: Output, loss: WeightedLoss, reference: Tensor, count: float
-) -> tuple[Tensor, Tensor]:
-    own = output.features[loss.settings["module"]]  # (P, d)
-    term = loss.loss.function(own, reference, count=count)
-    return loss.weight * term, term.detach()[None]
-
-
-def _reference(batch: Batch, loss: WeightedLoss) -> Any:
-    found = getattr(batch, loss.loss.needs)
-    return found[loss.settings["feature"]] if loss.loss.needs == "features" else found
+def _shares(losses: Sequence[WeightedLoss], norms: Sequence[float]) -> dict[str, float]:
+    """Say what part each loss has in the gradient; the norms of all add up to 1."""
+    total = sum(norms) or 1.0
+    named = zip(losses, norms, strict=True)
+    return {each.name: norm / total for each, norm in named if each.weight}
 
 
 def _check_finite(values: Metrics, batch: Batch, step: int) -> None:
@@ -225,9 +219,12 @@ def _check_finite(values: Metrics, batch: Batch, step: int) -> None:
             )
 
 
-def _observe(progress: Progress, schedule: Schedule, observers: Observers) -> Progress:
+def _observe(
+    progress: Progress, schedule: Schedule, observers: Observers, *, judged: bool
+) -> Progress:
     is_last = progress.step == schedule.steps
-    if progress.step % schedule.evaluate_every == 0 or is_last:
+    # A student whose last layers have not begun to learn is not worth judging.
+    if (judged and progress.step % schedule.evaluate_every == 0) or is_last:
         progress = _evaluate(progress, observers)
     out_of_patience = _is_out_of_patience(progress, schedule)
     if progress.step % schedule.checkpoint_every == 0 or is_last or out_of_patience:

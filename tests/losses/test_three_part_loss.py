@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.losses import hard_labels, soft_targets
-from pipeline.losses.cosine import cosine
+from pipeline.losses import cosine, hard_labels, soft_targets
 from pipeline.recipe import load_recipe
 from pipeline.targets import Targets
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models import Network, load_network, save_pretrained
+from pipeline.models import Network, Tap, load_network, save_pretrained
 from pipeline.models.huggingface.parting import part_body
 from pipeline.samples.text.tokens import token_row
 
@@ -97,7 +97,7 @@ def test_the_head_is_the_output_layer_alone(kind: str, width: int) -> None:
 @torch.no_grad()
 def test_features_are_those_of_the_tokens_that_are_asked_for(kind: str, module: str) -> None:
     network, inputs = make(kind), rows((0,), (1,), (2,))
-    network.tap({"last": module})
+    network.tap({"last": Tap(module)})
     output = network(inputs)
     pairs = zip(DOCUMENTS, ASKED, strict=True)
     body: Any = network.model.base_model
@@ -107,8 +107,8 @@ def test_features_are_those_of_the_tokens_that_are_asked_for(kind: str, module: 
 
 def test_a_module_behind_the_positions_is_no_feature() -> None:
     network = make("bert")
-    network.tap({"last": "cls.predictions.transform"})
-    with pytest.raises(ModelError, match=r"gives \(1, 4, 16\) for a batch of 2; a feature must be"):
+    network.tap({"last": Tap("cls.predictions.transform")})
+    with pytest.raises(ModelError, match=r"gives \(1, 4, 16\) for a batch of 2; with reduce"):
         network(rows((0,), (1,)))
 
 

@@ -23,7 +23,7 @@ LEFT_OUT = {
         ("TextData", "tokenizer"),
         ("TransformersModel", "path"),
     ),
-    *(("Teacher", "device"), ("Cache", "path"), ("Run", "path")),
+    *(("Teacher", "device"), ("Cache", "path"), ("Cache", "max_bytes"), ("Run", "path")),
     *(("TaughtBy", "cache"), ("Training", "teachers")),
     *(("Evaluation", "cache"), ("Validation", "cache"), ("Test", "cache")),
     *(("Training", name) for name in ("checkpoint_every", "log_every", "device", "threads")),

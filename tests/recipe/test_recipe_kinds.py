@@ -6,21 +6,22 @@ from typing import Any, get_args
 
 import pytest
 
+from pipeline.caching.size import ROWS_PER_PART as LARGEST_PART
 from pipeline.compute.accelerator import MIXED_PRECISIONS
 from pipeline.losses import LOSSES
 from pipeline.losses.divergence import DIVERGENCES
+from pipeline.losses.entries import BESIDE
 from pipeline.losses.soft_targets import WEIGHTS
 from pipeline.losses.tails import RULES
 from pipeline.models.loading import KINDS as MODEL_KINDS
 from pipeline.models.network import PRECISIONS
+from pipeline.recipe.losses import Loss, SoftTargets
 from pipeline.recipe.schema import (
     Cache,
     Data,
-    Loss,
     Mask,
     Model,
     Selection,
-    SoftTargets,
     Table,
     Teacher,
     Views,
@@ -84,7 +85,7 @@ def test_a_model_takes_what_its_table_says(kind: str) -> None:
 def test_a_loss_takes_what_its_table_says(kind: str) -> None:
     matched = ("student_logits", "targets", "labels", "student_features", "features", "count")
     # Which features are compared is told by name, and looked up before a loss sees them.
-    said = defaults(tables(Loss)[kind], "weight", "feature", "module")
+    said = defaults(tables(Loss)[kind], *BESIDE)
     assert said == parameters(LOSSES[kind].function, *matched)
 
 
@@ -141,6 +142,6 @@ def test_a_selection_is_described_by_what_its_table_says(kind: str) -> None:
 
 
 def test_a_baseline_is_cut_into_the_parts_of_a_cache_by_default() -> None:
-    assert Cache.model_fields["rows_per_part"].default == ROWS_PER_PART
+    assert LARGEST_PART == ROWS_PER_PART
     window = inspect.signature(Stream).parameters["window_parts"].default
     assert Training.model_fields["window_parts"].default == window

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.recipe import load_recipe, recipe_schema
+from pipeline.recipe.losses import OfFeatures
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.schema import Dataset, Images, Table
 from pipeline.recipe.training import Evaluation
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "data/recipes").glob("*.toml"))
 TEMPLATES = sorted((ROOT / "pipeline/recipe/templates").glob("*.toml"))
 # These only hand on what their kinds share.
-SHARED = {table.__name__ for table in (Dataset, Images, Evaluation)}
+SHARED = {table.__name__ for table in (Dataset, Images, Evaluation, OfFeatures)}
 SCHEMA = recipe_schema()
 
 

@@ -10,6 +10,7 @@ from laboratory import Lab, draw_samples, run_cli, write_samples
 
 from pipeline import Stream, open_cache
 from pipeline.experiment import open_data, open_model
+from pipeline.models import Tap
 from pipeline.recipe import load_recipe
 
 RECIPE = """\
@@ -101,7 +102,7 @@ def test_every_position_has_the_vector_its_logits_were_made_of(lab: Lab, backend
     recipe, cache = load_recipe(lab.recipe), open_cache(lab.cache)
     assert recipe.teacher
     network = open_model(recipe, recipe.teacher.model, where="teacher.model").eval()
-    network.tap({"last_hidden": "transformer.ln_f"})
+    network.tap({"last_hidden": Tap("transformer.ln_f")})
     stream = Stream(
         open_data(recipe, "train"), cache, batch_size=5, seed=3, features=["last_hidden"]
     )
@@ -183,9 +184,10 @@ def test_a_feature_that_cannot_be_read_is_refused(lab: Lab, setting: str, messag
         ),
         (
             ["losses.0.module=transformer.h.0.mlp.c_fc"],
-            "  losses.0.module: 'transformer.h.0.mlp.c_fc' gives 32 numbers, but the feature "
-            "'last_hidden' of the teacher has 8; vectors of different widths have no angle. Name a "
-            "module of that width, or give the student the teacher's width\n",
+            "  losses.0.module: 'transformer.h.0.mlp.c_fc' gives (32,), and the feature "
+            "'last_hidden' of the teacher is (8,): cosine: the student's features have shape "
+            "(2, 32), the teacher's (2, 8); they must be equally many and equally wide. Name a "
+            "module of the student that is as wide",
         ),
         (
             ["losses.0.module=transformer.h.3"],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiny import make_samples
 from torch.utils.data import DataLoader
 
-from pipeline.errors import CacheError, CorruptPart, SampleError, TargetError
+from pipeline.errors import CorruptPart, SampleError, TargetError
 from pipeline.samples.arrays import ArraySamples
 from pipeline.samples.batch import content_digests
 from pipeline.store import (
@@ -226,11 +226,11 @@ def test_a_feature_comes_from_the_first_cache_that_keeps_it(
 def test_a_feature_that_no_cache_keeps_is_refused(samples: ArraySamples, tmp_path: Path) -> None:
     first = write(tmp_path / "a", seed=1, rows_per_part=4, features=["hidden", "pooled"])
     other = write(tmp_path / "b", seed=2, rows_per_part=4)
-    with pytest.raises(CacheError) as caught:
+    with pytest.raises(TargetError) as caught:
         Stream(samples, first, also=[other], batch_size=5, features=["last"])
     assert str(caught.value) == (
-        f"stream: no cache keeps the feature 'last': {first.path} has hidden, pooled; "
-        f"{other.path} has none. Name one of these, or cache it with [[features]]."
+        f"{first.path} and {other.path}: keeps no feature 'last'; it has hidden, pooled. Name one "
+        "of those, or cache again with it in [[features]]."
     )
 
 

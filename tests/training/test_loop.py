@@ -20,10 +20,9 @@ from pipeline.training.loop import (
     Observers,
     Progress,
     Schedule,
-    WeightedLoss,
     train,
-    weigh,
 )
+from pipeline.training.match import WeightedLoss, weigh
 from pipeline.training.optimizer import SCHEDULES
 
 CPU = torch.device("cpu")

@@ -132,8 +132,12 @@ def read(
 
 def _read_array(load: Load, root: str, field: Field, entries: int) -> Array:
     layout = _read_layout(load, f"{root}/zarr.json", field, entries)
-    array = np.empty((entries, *field.shape), field.numpy_dtype)
     step = layout.chunk_entries
+    if load.mapped and not layout.is_compressed and entries <= step:
+        return _map_raw(
+            load, f"{root}/{_chunk_key(field, 0, layout.separator)}", field, entries, step
+        )
+    array = np.empty((entries, *field.shape), field.numpy_dtype)
     for index, start in enumerate(range(0, entries, step)):
         flat = array[start : start + step].reshape(-1).view(np.uint8)
         read_chunk = _read_compressed if layout.is_compressed else _read_raw
@@ -148,6 +152,14 @@ def _read_raw(load: Load, path: str, into: NDArray[np.uint8], chunk_bytes: int) 
         raise load.fault(path, f"{content.nbytes} bytes; a chunk has {chunk_bytes}")
     if content is not into:  # the last chunk is padded to full size
         into[:] = content[: into.nbytes]
+
+
+def _map_raw(load: Load, path: str, field: Field, entries: int, step: int) -> Array:
+    content = load(path)
+    if content.nbytes != step * field.entry_bytes:
+        raise load.fault(path, f"{content.nbytes} bytes; a chunk has {step * field.entry_bytes}")
+    array: Array = content[: entries * field.entry_bytes].view(field.numpy_dtype)
+    return array.reshape(entries, *field.shape)
 
 
 def _read_compressed(load: Load, path: str, into: NDArray[np.uint8], chunk_bytes: int) -> None:

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_embedding_loss
 
 from pipeline.errors import TargetError
-from pipeline.losses.average import share
+from pipeline.losses.average import at_least_float32
+from pipeline.losses.features.entries import average
 
 
 def cosine(
@@ -20,17 +21,14 @@ def cosine(
     Raises: TargetError if the shapes differ.
     Source: Sanh et al. 2019, arXiv:1910.01108, section 3.
     """
-    if student_features.shape != features.shape:
+    if student_features.shape != features.shape or features.ndim != 2:
         raise TargetError(
             f"cosine: the student's features have shape {tuple(student_features.shape)}, the "
-            f"teacher's {tuple(features.shape)}; they must be equally many and equally wide. Name "
-            "a module of the student that is as wide as the teacher's."
+            f"teacher's {tuple(features.shape)}; they must be equally many vectors and equally "
+            "wide. Name a module of the student that is as wide as the teacher's, or set "
+            "projection = true."
         )
+    own, theirs = at_least_float32(student_features), at_least_float32(features)
     ones = torch.ones(len(features), device=features.device)
-    total = cosine_embedding_loss(student_features.float(), features.float(), ones, reduction="sum")
-    return total * share(len(features) if count is None else count)
-
-
-def count_vectors(features: Tensor, **_: str) -> int:
-    """Count the positions. Shapes: features (P, d)."""
-    return len(features)
+    total = cosine_embedding_loss(own, theirs.to(own.dtype), ones, reduction="sum")
+    return average(total, features, count)

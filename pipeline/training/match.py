@@ -1,0 +1,137 @@
+"""What a student says of one batch against all it is asked to match: a weighted sum of losses.
+
+Knows a batch, an output and weighted losses; neither steps nor optimisers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.losses import LOSSES, Loss, Term, fused_losses
+from pipeline.losses.entries import settings_of
+from pipeline.models import Output
+from pipeline.stream import Batch
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """One entry of a recipe's losses; `name` is what metrics call it.
+
+    `feature` is the teacher's that it compares; the student's has the loss's name. A hint may be
+    for the first steps alone.
+    """
+
+    name: str
+    loss: Loss
+    weight: float
+    settings: Mapping[str, Any]
+    feature: str | None = None
+    first_steps: int | None = None
+
+
+# A loss, what it compares with, and over how many positions it is averaged.
+Asked = tuple[WeightedLoss, Any, float]
+# Weighted sums, to be added up and learned from; and each loss as it is. Shapes: () and (losses,).
+Sums = tuple[list[Tensor], Tensor]
+
+
+def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
+    """Look up a recipe's losses, those of features last; a kind that occurs twice is numbered."""
+    weighted: list[WeightedLoss] = []
+    for entry in entries:
+        same = sum(each.name.partition("_#")[0] == entry["kind"] for each in weighted)
+        weighted.append(
+            WeightedLoss(
+                name=entry["kind"] + (f"_#{same + 1}" if same else ""),
+                loss=LOSSES[entry["kind"]],
+                weight=entry["weight"],
+                settings=settings_of(entry),
+                feature=entry.get("feature"),
+                first_steps=entry.get("first_steps"),
+            )
+        )
+    return sorted(weighted, key=lambda each: each.loss.needs == "features")
+
+
+def count_positions(losses: Sequence[WeightedLoss], batches: Sequence[Batch]) -> list[float]:
+    """Count over how many positions of some batches each loss is averaged."""
+    return [
+        sum(float(each.loss.count(_reference(batch, each), **each.settings)) for batch in batches)
+        for each in losses
+    ]
+
+
+def match(
+    output: Output,
+    batch: Batch,
+    losses: Sequence[WeightedLoss],
+    counts: Sequence[float],
+    *,
+    apart: bool = False,
+) -> Sums:
+    """Compare an output with all that its batch says; with `apart` every loss has a sum of its own.
+
+    Losses of logits share one where logits are made in chunks, value and gradient in one pass.
+    """
+    asked = [
+        (each, _reference(batch, each).to(output.positions.device), count)
+        for each, count in zip(losses, counts, strict=True)
+    ]
+    of_logits = [each for each in asked if each[0].loss.needs != "features"]
+    groups = [[each] for each in of_logits] if apart else [of_logits] if of_logits else []
+    sums = [_match_logits(output, group) for group in groups]
+    sums += [_match_feature(output, *each) for each in asked[len(of_logits) :]]
+    if len(sums) == 1:
+        return [sums[0][0]], sums[0][1]
+    return [total for total, _ in sums], torch.cat([terms for _, terms in sums])
+
+
+def gradient_norms(sums: Sequence[Tensor], model: nn.Module) -> list[float]:
+    """Measure the gradient of each sum over all of the student's parameters; the graph is kept."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    norms = []
+    for total in sums:
+        if not total.requires_grad:
+            norms.append(0.0)
+            continue
+        found = torch.autograd.grad(total, trained, retain_graph=True, allow_unused=True)
+        squares = [each.detach().float().square().sum() for each in found if each is not None]
+        norms.append(float(sum(squares)) ** 0.5)
+    return norms
+
+
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    if output.layer is not None:  # logits of many classes are never all there
+        terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
+        return fused_losses(output.states, output.layer, terms)
+    logits = output.logits  # (P, C)
+    values = [
+        each.loss.function(logits, reference, count=count, **each.settings)
+        for each, reference, count in asked
+    ]
+    weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
+    return reduce(add, weighted), torch.stack([term.detach() for term in values])
+
+
+def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
+    assert loss.loss.term, "a loss of features is not applied to logits"
+    return loss.loss.term(reference, count, **loss.settings)
+
+
+def _match_feature(
+    output: Output, loss: WeightedLoss, reference: Tensor, count: float
+) -> tuple[Tensor, Tensor]:
+    own = output.features[loss.name]  # (n, ...)
+    own = own if loss.weight else own.detach()  # or its projection would decay
+    term = loss.loss.function(own, reference, count=count, **loss.settings)
+    return loss.weight * term, term.detach()[None]
+
+
+def _reference(batch: Batch, loss: WeightedLoss) -> Any:
+    found = getattr(batch, loss.loss.needs)
+    return found if loss.feature is None else found[loss.feature]
