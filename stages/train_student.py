@@ -160,7 +160,11 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
         "elapsed_s": round(time.perf_counter() - started, 3),
         "gradient_share": _mean_shares(setup),
-        **{key: setup.identity[key] for key in ("cache", "data") if key in setup.identity},
+        **{
+            key: setup.identity[key]
+            for key in ("cache", "teachers", "data")
+            if key in setup.identity
+        },
     }
     if projections := _projections(setup):
         save_projections(setup.folder, projections)

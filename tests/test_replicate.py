@@ -14,7 +14,7 @@ from pipeline.experiment import open_data, open_model
 from pipeline.recipe import Recipe
 from pipeline.store import open_cache
 from pipeline.stream import Stream
-from pipeline.targets import DEFAULT_NODES
+from pipeline.targets import DEFAULT_NODES, Targets
 from pipeline.training.run_folder import METRICS
 from replication import any_temperature, cached_equals_live, layers, soft_targets
 from replication.fashion import Teacher
@@ -165,8 +165,8 @@ def test_live_stream_has_the_order_and_targets_of_the_cache(digits: Path, tmp_pa
     for _ in range(8):  # two epochs of four batches, the last of them short
         ours, theirs = next(cached), next(live)
         assert ours.ids == theirs.ids
-        assert ours.targets is not None
-        assert theirs.targets is not None
+        assert isinstance(ours.targets, Targets)
+        assert isinstance(theirs.targets, Targets)
         assert theirs.targets.classes is None
         assert theirs.targets.logits.amax(1).eq(0).all()
         torch.testing.assert_close(ours.targets.logits, theirs.targets.logits, atol=1e-2, rtol=0)

@@ -33,9 +33,9 @@ def make_samples(rows: int, order: NDArray[np.int64] | None = None) -> ArraySamp
     return ArraySamples("data.train", None, inputs[order], labels[order], ids[order])
 
 
-def make_logits(rows: int) -> torch.Tensor:
-    """Draw what the teacher says of each row. Shapes: returns (rows, CLASSES)."""
-    return torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(1))
+def make_logits(rows: int, seed: int = 1) -> torch.Tensor:
+    """Draw what a teacher says of each row. Shapes: returns (rows, CLASSES)."""
+    return torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(seed))
 
 
 def make_spec(k: int) -> TargetSpec:

@@ -5,6 +5,7 @@ It reads every sample once, so that what is wrong shows before the long work. It
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,12 +100,28 @@ def _viewed(recipe: Recipe, samples: Samples) -> Samples:
     return Viewed(samples, views) if views.masks else samples
 
 
+def teachers_of(recipe: Recipe) -> dict[str, float]:
+    """Name the places of the caches that teach the student, each with its weight."""
+    assert recipe.training
+    if recipe.training.teachers:
+        return {each.cache: each.weight for each in recipe.training.teachers}
+    return {recipe.cache.path: 1.0} if recipe.cache else {}
+
+
 def join_data(
-    recipe: Recipe, name: str, cache_place: str | None, *, quiet: bool, **options: Any
+    recipe: Recipe,
+    name: str,
+    cache_place: str | None,
+    *,
+    also: Sequence[str] = (),
+    quiet: bool,
+    **options: Any,
 ) -> Joined:
     """Stream the dataset [data.NAME], joined to the targets of a cache if one is named.
 
-    Raises: SampleError if the data is not what the recipe says, or not what the cache was made
+    `also` are the places of caches of further teachers.
+
+    Raises: SampleError if the data is not what the recipe says, or not what the caches were made
         from; CacheError if there is no complete cache.
     """
     if cache_place is None:
@@ -113,16 +130,27 @@ def join_data(
         settings = views_of(data.samples).settings
         identity = {"data": data.scan.digest} | ({"views": settings} if settings else {})
         return Joined(Stream(data.samples, **options), highest, identity)
-    cache, samples = open_cache(recipe.locate(cache_place)), open_data(recipe, name)
-    _check_tokenizer(cache, samples)
-    _check_views(recipe, cache)
+    samples = open_data(recipe, name)
+    cache, *others = (open_cache(recipe.locate(place)) for place in (cache_place, *also))
+    for each in (cache, *others):
+        _check_tokenizer(each, samples)
+        _check_views(recipe, each)
     if len(samples) > cache.plan.rows:
         more = len(samples) - cache.plan.rows
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
     with progress(f"comparing data.{name}", total=cache.plan.rows, quiet=quiet) as advance:
-        stream = Stream(samples, cache, advance=advance, **options)
+        stream = Stream(samples, cache, also=others, advance=advance, **options)
     highest, labels = _labels(samples, cache)
-    return Joined(stream, highest, {"cache": cache.digest, "labels": labels})
+    identity = {"cache": cache.digest, "labels": labels, **_teachers(stream)}
+    return Joined(stream, highest, identity)
+
+
+def _teachers(stream: Stream) -> dict[str, Any]:
+    """Say which caches teach together, and how much each counts, where they are several."""
+    if len(stream.caches) < 2:
+        return {}
+    pairs = zip(stream.caches, stream.weights, strict=True)
+    return {"teachers": [{"cache": cache.digest, "weight": weight} for cache, weight in pairs]}
 
 
 def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import RecipeError, TargetError
+from pipeline.experiment.data import teachers_of
 from pipeline.losses import LOSSES, make_projection
 from pipeline.losses.entries import settings_of
 from pipeline.models import Tap
@@ -38,9 +39,9 @@ def find_taps(recipe: Recipe) -> dict[str, Tap]:
     specs = cached_specs(recipe)
     missing = {name: loss for name, loss in losses.items() if loss.feature not in specs}
     if missing:
-        assert recipe.cache
+        named = " and ".join(teachers_of(recipe))
         problems = [
-            f"losses.{_number(recipe, loss)}.feature: {recipe.cache.path} keeps no feature "
+            f"losses.{_number(recipe, loss)}.feature: {named} keeps no feature "
             f"'{loss.feature}'; it has {', '.join(specs) or 'none'}. Name one in [[features]] and "
             "cache again"
             for loss in missing.values()
@@ -53,10 +54,12 @@ def find_taps(recipe: Recipe) -> dict[str, Tap]:
 
 
 def cached_specs(recipe: Recipe) -> dict[str, FeatureSpec]:
-    """Say how the cache keeps each of its features."""
-    assert recipe.cache
-    plan = open_cache(recipe.locate(recipe.cache.path)).plan
-    return read_specs(plan.about, plan.fields)
+    """Say how each feature is kept, in the first cache that keeps it."""
+    specs: dict[str, FeatureSpec] = {}
+    for place in teachers_of(recipe):
+        plan = open_cache(recipe.locate(place)).plan
+        specs = read_specs(plan.about, plan.fields) | specs
+    return specs
 
 
 def match_shapes(

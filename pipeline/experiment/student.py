@@ -13,7 +13,7 @@ import torch
 
 from pipeline.compute import keep_freed_memory, pick_device, set_threads
 from pipeline.errors import RecipeError, TargetError
-from pipeline.experiment.data import Joined, join_data
+from pipeline.experiment.data import Joined, join_data, teachers_of
 from pipeline.experiment.features import find_taps, match_shapes, of_features
 from pipeline.experiment.networks import (
     check_lengths,
@@ -25,7 +25,7 @@ from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
 from pipeline.samples import tokens_of
-from pipeline.stream import Stream
+from pipeline.stream import Stream, spec_of
 from pipeline.targets import check_temperature
 
 
@@ -92,11 +92,14 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
     needs = {loss.kind for loss in recipe.losses}
     features = [loss.feature for loss in of_features(recipe).values()]
     needs_cache = features or "soft_targets" in needs
-    place = recipe.cache.path if recipe.cache and needs_cache else None
+    taught = teachers_of(recipe) if needs_cache else {}
+    places = list(taught)
     joined = join_data(
         recipe,
         training.data,
-        place,
+        places[0] if places else None,
+        also=places[1:],
+        weights=list(taught.values()),
         quiet=quiet,
         batch_size=training.batch_size,
         seed=training.seed,
@@ -129,10 +132,11 @@ def _statistics(recipe: Recipe) -> list[str]:
 
 def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
     problems = []
+    has_tail = any(spec_of(cache).has_tail for cache in stream.caches)
     for number, loss in enumerate(recipe.losses):
-        if loss.kind == "soft_targets" and stream.spec:
+        if loss.kind == "soft_targets":
             try:
-                check_temperature(loss.temperature, has_tail=stream.spec.has_tail)
+                check_temperature(loss.temperature, has_tail=has_tail)
             except TargetError as error:
                 problems.append(f"losses.{number}.temperature: {error}")
     if problems:
@@ -140,7 +144,7 @@ def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
 
 
 def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
-    options = {"batch_size": table.batch_size, "seed": None}
+    options: dict[str, Any] = {"batch_size": table.batch_size, "seed": None}
     return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
 
 

@@ -5,7 +5,7 @@ share of a batch in a larger one is given as `count`.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,17 @@ from torch import Tensor
 from pipeline.errors import TargetError
 from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
-from pipeline.losses.tails import FORWARD_ONLY, RULES, Rule, dense
+from pipeline.losses.mixtures import MIXTURE_RULES, over_all
+from pipeline.losses.tails import FORWARD_ONLY, RULES, Answer, dense
 from pipeline.losses.term import Term, apply
-from pipeline.targets import Targets, check_temperature
+from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy")
+# What one teacher said, or several.
+Taught = Targets | Mixture
+# From the richest to the plainest of those that are chosen where none is named.
+TAILS_BY_RICHNESS = ("low_rank", "sampled", "bucket")
+Compare = Callable[[Tensor, Any, float, Divergence], Answer]
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Settings:
 # One keyword a key of the recipe, so that the recipe's table can be passed as it is.
 def soft_targets(  # noqa: PLR0913
     student_logits: Tensor,
-    targets: Targets,
+    targets: Taught,
     *,
     temperature: float = 1.0,
     tail: str | None = None,
@@ -80,7 +86,7 @@ def soft_targets(  # noqa: PLR0913
 
 
 def soft_targets_term(
-    targets: Targets, count: Tensor | float | None = None, **settings: Any
+    targets: Taught, count: Tensor | float | None = None, **settings: Any
 ) -> Term:
     """Make the loss of some targets, for logits that come later.
 
@@ -89,8 +95,8 @@ def soft_targets_term(
     return _term(targets, count, Settings(**settings))
 
 
-def _term(targets: Targets, count: Tensor | float | None, chosen: Settings) -> Term:
-    check_temperature(chosen.temperature, has_tail=targets.tail is not None)
+def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Term:
+    check_temperature(chosen.temperature, has_tail=targets.has_tail)
     rule, divergence = _rule(targets, chosen), DIVERGENCES[chosen.divergence](chosen.beta)
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
@@ -106,13 +112,13 @@ def _term(targets: Targets, count: Tensor | float | None, chosen: Settings) -> T
     return Term(compare, share(count) * chosen.temperature**2, len(targets))
 
 
-def count_soft(targets: Targets, *, weigh_by: str | None = None, **_: Any) -> Tensor | int:
+def count_soft(targets: Taught, *, weigh_by: str | None = None, **_: Any) -> Tensor | int:
     """Count the positions that the loss averages over, each as much as it weighs."""
     weights = position_weights(targets, weigh_by)
     return len(targets) if weights is None else weights.sum()
 
 
-def position_weights(targets: Targets, weigh_by: str | None) -> Tensor | None:
+def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
     """Weigh positions by what the teacher said of them, between 0 and 1. Shapes: returns (P,).
 
     Raises: TargetError if the targets came without their statistics.
@@ -131,7 +137,7 @@ def position_weights(targets: Targets, weigh_by: str | None) -> Tensor | None:
 
 
 def _compare_common(
-    rule: Rule, logits: Tensor, targets: Targets, temperature: float, divergence: Divergence
+    rule: Compare, logits: Tensor, targets: Taught, temperature: float, divergence: Divergence
 ) -> tuple[Tensor, Tensor]:
     """Compare the classes that both have; of the student's others, only their mass counts.
 
@@ -150,7 +156,7 @@ def _compare_common(
     return value + torch.nn.functional.softplus(outside), gradient
 
 
-def _rule(targets: Targets, chosen: Settings) -> Rule:
+def _rule(targets: Taught, chosen: Settings) -> Compare:
     tail = chosen.tail or richest_tail(targets)
     if tail not in RULES:
         raise TargetError(_unknown("tail", tail, RULES))
@@ -161,8 +167,9 @@ def _rule(targets: Targets, chosen: Settings) -> Rule:
             f"soft_targets: beta {chosen.beta:g} is out of range; it must be between 0 and 1, both "
             "left out. For either end use divergence = 'forward_kl' or 'reverse_kl'."
         )
-    if targets.tail is None:
-        return dense
+    is_mixture = isinstance(targets, Mixture)
+    if not targets.has_tail:
+        return over_all if is_mixture else dense
     if problem := _missing(targets, tail):
         raise TargetError(f"soft_targets: tail '{tail}' {problem}")
     if chosen.divergence != "forward_kl" and tail in FORWARD_ONLY:
@@ -170,18 +177,19 @@ def _rule(targets: Targets, chosen: Settings) -> Rule:
             f"soft_targets: divergence '{chosen.divergence}' is not defined with tail '{tail}': "
             f"{FORWARD_ONLY[tail]}. Use forward_kl, or a cache with tail 'bucket' or 'low_rank'."
         )
-    return RULES[tail]
+    return MIXTURE_RULES[tail] if is_mixture else RULES[tail]
 
 
-def richest_tail(targets: Targets) -> str:
-    """Name the tail that says most of what was left out."""
-    if targets.codes is not None:
-        return "low_rank"
-    return "bucket" if targets.drawn is None else "sampled"
+def richest_tail(targets: Taught) -> str:
+    """Name the tail that says most of what was left out, of those that all teachers kept."""
+    kept = (tail for tail in TAILS_BY_RICHNESS if not _missing(targets, tail))
+    return next(kept, TAILS_BY_RICHNESS[-1])
 
 
-def _missing(targets: Targets, tail: str) -> str:
+def _missing(targets: Taught, tail: str) -> str:
     """Say what a tail needs that was not kept; nothing where it can be used."""
+    if isinstance(targets, Mixture):
+        return _missing_of_some(targets, tail)
     if tail == "low_rank" and targets.codes is None:
         return (
             "needs a cache that kept the tail's shape; this one kept its mass. Use tail = "
@@ -195,6 +203,20 @@ def _missing(targets: Targets, tail: str) -> str:
     if tail != "sampled" and not targets.logits.shape[1]:
         return "needs classes that were kept; this cache holds draws alone. Use tail = 'sampled'."
     return ""
+
+
+def _missing_of_some(mixture: Mixture, tail: str) -> str:
+    """Say what a tail needs that one of several teachers did not keep."""
+    found = [
+        (number, _missing(targets, tail))
+        for number, targets in enumerate(mixture.members, 1)
+        if targets.has_tail
+    ]
+    lacking = [(number, problem) for number, problem in found if problem]
+    if not lacking:
+        return ""
+    number, problem = lacking[0]
+    return f"cannot be had of teacher {number} of {len(mixture.members)}: it {problem}"
 
 
 def _unknown(key: str, value: str, allowed: Iterable[str]) -> str:

@@ -33,19 +33,19 @@ def dense(logits: Tensor, targets: Targets, temperature: float, divergence: Dive
     teacher = targets.logits / temperature
     if targets.classes is not None:  # the same classes in another order
         teacher = torch.empty_like(teacher).scatter_(1, targets.classes, teacher)
-    return _compare(teacher, logits, temperature, divergence)
+    return compare(teacher, logits, temperature, divergence)
 
 
 def low_rank(
     logits: Tensor, targets: Targets, temperature: float, divergence: Divergence
 ) -> Answer:
     """Compare all classes, the left-out ones rebuilt from their shape."""
-    return _compare(low_rank_logits(targets, temperature), logits, temperature, divergence)
+    return compare(low_rank_logits(targets, temperature), logits, temperature, divergence)
 
 
 def uniform(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
     """Compare all classes, the left-out ones being all alike."""
-    return _compare(uniform_logits(targets, temperature), logits, temperature, divergence)
+    return compare(uniform_logits(targets, temperature), logits, temperature, divergence)
 
 
 def bucket(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
@@ -56,24 +56,12 @@ def bucket(logits: Tensor, targets: Targets, temperature: float, divergence: Div
     Source: the chain rule; `gradcheck` in the tests.
     """
     assert targets.classes is not None
-    k = targets.logits.shape[1]
     # The tail is one more class.
     log_tail = log_tail_sum(targets, temperature)[:, None]
     teacher = torch.cat([targets.logits / temperature, log_tail], 1)  # (P, K + 1)
-
-    student = logits / temperature
-    kept = student.gather(1, targets.classes)  # (P, K)
-    if (spare := targets.is_spare) is not None:
-        kept.masked_fill_(spare, LOWEST_LOGIT)
-    rest = student.scatter_(1, targets.classes, -math.inf)  # (P, C)
-    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
-    log_shares = rest.log_softmax(1)
-    log_rest = rest.amax(1, keepdim=True).sub_(log_shares.amax(1, keepdim=True))
-    student = torch.cat([kept, log_rest], 1).log_softmax(1)
-    value, of_kept = divergence(teacher.log_softmax(1), student)
-    of_kept.div_(temperature)
-    gradient = log_shares.exp_().mul_(of_kept[:, k:])
-    return value, gradient.scatter_add_(1, targets.classes, of_kept[:, :k].to(gradient.dtype))
+    return compare_bucket(
+        logits, targets.classes, teacher, targets.is_spare, temperature, divergence
+    )
 
 
 def renormalise(
@@ -81,13 +69,13 @@ def renormalise(
 ) -> Answer:
     """Make the kept classes sum to 1, and compare those."""
     log_probs = soften(targets, temperature).log_probs.log_softmax(1)
-    return _compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
+    return compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
 
 
 def none(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
     """Compare the kept classes as they are."""
     log_probs = soften(targets, temperature).log_probs
-    return _compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
+    return compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
 
 
 def sampled(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
@@ -99,7 +87,7 @@ def sampled(logits: Tensor, targets: Targets, temperature: float, divergence: Di
     assert targets.drawn is not None
     weights, log_drawn = weigh_draws(targets, temperature)
     log_kept = soften(targets, temperature).log_probs
-    return _compare_some(
+    return compare_some(
         logits,
         torch.cat([targets.classes, targets.drawn], 1),
         torch.cat([log_kept.exp(), weights], 1),
@@ -108,13 +96,41 @@ def sampled(logits: Tensor, targets: Targets, temperature: float, divergence: Di
     )
 
 
-def _compare(teacher: Tensor, logits: Tensor, temperature: float, divergence: Divergence) -> Answer:
+def compare_bucket(
+    logits: Tensor,
+    classes: Tensor,
+    teacher: Tensor,
+    spare: Tensor | None,
+    temperature: float,
+    divergence: Divergence,
+) -> Answer:
+    """Compare some classes, each once but for spare places, and all others as one more.
+
+    Shapes: logits (P, C); classes and spare (P, K); teacher (P, K + 1), softened logits.
+    """
+    k = classes.shape[1]
+    student = logits / temperature
+    kept = student.gather(1, classes)  # (P, K)
+    if spare is not None:
+        kept.masked_fill_(spare, LOWEST_LOGIT)
+    rest = student.scatter_(1, classes, -math.inf)  # (P, C)
+    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
+    log_shares = rest.log_softmax(1)
+    log_rest = rest.amax(1, keepdim=True).sub_(log_shares.amax(1, keepdim=True))
+    student = torch.cat([kept, log_rest], 1).log_softmax(1)
+    value, of_kept = divergence(teacher.log_softmax(1), student)
+    of_kept.div_(temperature)
+    gradient = log_shares.exp_().mul_(of_kept[:, k:])
+    return value, gradient.scatter_add_(1, classes, of_kept[:, :k].to(gradient.dtype))
+
+
+def compare(teacher: Tensor, logits: Tensor, temperature: float, divergence: Divergence) -> Answer:
     student = (logits / temperature).log_softmax(1)
     value, gradient = divergence(teacher.log_softmax(1), student)
     return value, gradient.div_(temperature).to(logits.dtype)
 
 
-def _compare_some(
+def compare_some(
     logits: Tensor, classes: Tensor | None, weights: Tensor, log_probs: Tensor, temperature: float
 ) -> Answer:
     """Sum w (log p - log q) over some classes, which may repeat; the gradient is W q - w.

@@ -146,13 +146,16 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
-    listed = written.get("losses")
-    losses = [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
+    losses = _tables(written, "losses")
     if losses and all(loss.get("weight") == 0 for loss in losses):
         yield "losses: every weight is 0, so there is nothing to learn; give one above 0"
     kinds = [loss.get("kind") for loss in losses]
+    teachers = _tables(_table(written, "training"), "teachers")
+    places = [str(each.get("cache")) for each in teachers]
+    if len(set(places)) < len(places):
+        yield "training.teachers: a cache occurs twice; give it once, with the sum of the weights"
     for kind in FROM_CACHE:
-        if "cache" not in written and kind in kinds:
+        if "cache" not in written and not teachers and kind in kinds:
             yield f"losses: {kind} needs the table [cache], which says where the targets lie"
     phases = {loss.get("first_steps") for loss in losses if loss.get("kind") == "hint"}
     if len(phases) > 1:
@@ -167,8 +170,7 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _feature_problems(written: Mapping[str, Any]) -> Iterable[str]:
-    listed = written.get("features")
-    features = [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
+    features = _tables(written, "features")
     names = [str(each.get("name")) for each in features]
     if len(set(names)) < len(names):
         yield "features: a name occurs twice; every feature needs its own"
@@ -203,6 +205,11 @@ def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
+
+
+def _tables(written: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    listed = written.get(name)
+    return [each for each in listed if isinstance(each, Mapping)] if _is_list(listed) else []
 
 
 def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:

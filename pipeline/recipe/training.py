@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pipeline.recipe.schema import (
     EXECUTION,
+    LOCATION,
     Device,
     OptionalPlace,
     Place,
@@ -15,10 +16,22 @@ from pipeline.recipe.schema import (
 )
 
 
+class TaughtBy(Table):
+    """One of several caches that teach a student; weights are shares of their sum."""
+
+    cache: Place
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Training(Table):
-    """How the student is optimised; exactly one of `epochs` and `steps`."""
+    """How the student is optimised; exactly one of `epochs` and `steps`.
+
+    `teachers` are the caches that teach it, in place of [cache].
+    """
 
     data: str = "train"
+    # What two runs differ by are the caches' digests and shares, which are compared elsewhere.
+    teachers: Annotated[tuple[TaughtBy, ...], Field(strict=False, json_schema_extra=LOCATION)] = ()
     epochs: Positive | None = None
     steps: Positive | None = None
     batch_size: Positive = 128

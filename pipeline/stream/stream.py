@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import PipelineError, TargetError
+from pipeline.errors import PipelineError
 from pipeline.samples import (
     Locator,
     Samples,
@@ -33,20 +33,19 @@ from pipeline.samples import (
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
+from pipeline.stream.beside import field_names, find_features, open_beside
 from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.same_rows import spec_of
 from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
-    STATISTICS,
-    FeatureSpec,
+    Mixture,
     Targets,
-    TargetSpec,
     decode,
     decode_basis,
     decode_feature,
-    read_specs,
-    target_fields,
+    normalise_weights,
 )
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
@@ -75,7 +74,7 @@ class Batch:
     ids: list[str]
     inputs: Tensor
     labels: Tensor
-    targets: Targets | None
+    targets: Targets | Mixture | None
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -91,6 +90,9 @@ class Stream(IterableDataset[Batch]):
     and restore the place of the next batch. Workers have copies of the stream, so it does not move
     here: keep them with `persistent_workers=True`, or call `set_epoch` before each epoch.
 
+    `also` are the caches of further teachers, of the very same rows; then the targets are a
+    `Mixture` of all, by `weights`, equal ones if none are given. The first cache decides the order.
+
     A cache says in which views its samples were seen, and they are shown in these. Without a cache
     each epoch shows a view of its own, but the first one again and again where there is no seed.
 
@@ -99,8 +101,9 @@ class Stream(IterableDataset[Batch]):
     without `soft` they are all that is read.
 
     Raises: SampleError, when made, if the dataset lacks a sample of the cache, holds another
-    content under its id (`advance` is told how far this check is) or cannot show it as it was seen;
-    CorruptPart, when read, if a file of the cache is damaged. `check=False` trusts both.
+    content under its id (`advance` is told how far this check is) or cannot show it as it was seen,
+    or if a further cache is of other rows; TargetError if it is of other classes; CorruptPart, when
+    read, if a file of a cache is damaged. `check=False` trusts them.
     """
 
     # Each keyword is one choice of a training loop's, and all but two have a default.
@@ -109,6 +112,8 @@ class Stream(IterableDataset[Batch]):
         samples: Samples,
         cache: Cache | None = None,
         *,
+        also: Sequence[Cache] = (),
+        weights: Sequence[float] = (),
         batch_size: int,
         seed: int | None = 0,
         window_parts: int = 8,
@@ -124,14 +129,25 @@ class Stream(IterableDataset[Batch]):
         rows = cache.plan.rows if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
         self.order = Order(rows, rows_per_part, window_parts, seed)
-        self.spec = _spec(cache) if cache else None
+        self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
-        self._features = _features(cache, features) if cache else {}
-        self._soft = soft
-        self._fields = _names(self.spec, statistics) if self.spec and soft else []
+        self.caches = (cache, *also) if cache else ()
+        self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
+        found = find_features(self.caches, features) if cache else [{}]
+        self._features, self._soft = found[0], soft
+        self._fields = field_names(self.spec, statistics) if self.spec and soft else []
         self._fields += [each.name for spec in self._features.values() for each in spec.fields]
         self._fields, large = split_large(cache, self._fields) if cache else ([], [])
         self._large = LargeFields(large)
+        self._beside = None
+        if also:
+            self._beside = open_beside(
+                self.caches,
+                self.weights,
+                statistics=statistics if soft else None,
+                features=found,
+                check=check,
+            )
         self.views = _views(cache, samples) if cache else views_of(samples)
         self._finder = Finder(Locator(samples), self.views.count)
         self._unread = set(range(self.order.part_count)) if check else set()
@@ -253,18 +269,23 @@ class Stream(IterableDataset[Batch]):
             check=check,
         )
         self._unread.difference_update(parts)
-        return window
+        ranges = [self.order.part_rows(part) for part in parts]
+        return self._beside.widen(window, ranges) if self._beside else window
 
     def _join(self, held: list[Held], fresh: int) -> Batch:
         numbers = np.concatenate([views for _, views, _ in held]) + fresh
         read = self.samples.read(np.concatenate([indices for indices, _, _ in held]))
         read = self.views.show(read, numbers)
         labels = positions_of(self.samples, read).labels
-        targets, features = None, dict[str, Tensor]()
+        targets: Targets | Mixture | None = None
+        features = dict[str, Tensor]()
         if self.spec is not None:
             fields = _concatenate([fields for _, _, fields in held])
             targets = decode(self.spec, fields, self._basis) if self._soft else None
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
+            if self._beside:
+                targets = self._beside.mix(targets, fields) if targets else None
+                features |= self._beside.decode_features(fields)
         return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
 
 
@@ -293,23 +314,3 @@ def _concatenate(gathered: Sequence[Fields]) -> Fields:
 def _tensor(array: NDArray[Any]) -> Tensor:
     """Share an array's memory, or copy it where torch must not write to it."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-def _spec(cache: Cache) -> TargetSpec:
-    return TargetSpec.from_json(cache.plan.about["targets"])
-
-
-def _features(cache: Cache, names: Sequence[str]) -> dict[str, FeatureSpec]:
-    specs = read_specs(cache.plan.about, cache.plan.fields)
-    if unknown := [name for name in names if name not in specs]:
-        raise TargetError(
-            f"{cache.path}: keeps no feature '{unknown[0]}'; it has {', '.join(specs) or 'none'}. "
-            "Name one of those, or cache again with it in [[features]]."
-        )
-    return {name: specs[name] for name in names}
-
-
-def _names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:
-    """The fields that targets are decoded from; of the statistics only those asked for."""
-    unread = set(STATISTICS) - set(statistics)
-    return [field.name for field in target_fields(spec) if field.name not in unread]

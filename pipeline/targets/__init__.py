@@ -15,6 +15,7 @@ from pipeline.targets.features import (
 )
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
+from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
 from pipeline.targets.soften import (
     Soft,
     check_temperature,
@@ -34,6 +35,7 @@ __all__ = [
     "STATISTICS",
     "Basis",
     "FeatureSpec",
+    "Mixture",
     "Soft",
     "TargetSpec",
     "Targets",
@@ -51,7 +53,9 @@ __all__ = [
     "kept_mass",
     "log_tail_sum",
     "low_rank_logits",
+    "mix_targets",
     "nodes_with",
+    "normalise_weights",
     "read_specs",
     "soften",
     "tail_mass",

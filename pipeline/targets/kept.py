@@ -60,6 +60,11 @@ class Targets:
         return replace(moved, basis=self.basis.to(device)) if self.basis else moved
 
     @property
+    def has_tail(self) -> bool:
+        """Whether classes were left out."""
+        return self.tail is not None
+
+    @property
     def left_out_count(self) -> int | Tensor:
         """How many classes were left out; (P,) where that varies."""
         if self.count is not None:

@@ -87,6 +87,12 @@ def _layers(out: Path, options: Namespace) -> Report:
     return layers.run(out, seeds=options.seeds)
 
 
+def _chain(out: Path, options: Namespace) -> Report:
+    from replication import chain
+
+    return chain.run(out, seeds=options.seeds)
+
+
 def _features(out: Path, options: Namespace) -> Report:
     from replication import features
 
@@ -124,6 +130,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
         _layers,
         "Shakespeare, masked: a student that begins as layers of its teacher is ahead.",
     ),
+    "chain": (
+        _chain,
+        "Digits: a small student learns as much from an assistant as from the large teacher.",
+    ),
     "selections": (
         _selections,
         "SmolLM2 on Shakespeare: what of its answers to keep, for students at T = 1 and 2.",
@@ -137,5 +147,6 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
     },
     "features": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
     "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
+    "chain": {"--seeds": (_whole(FEWEST, MOST), 10, "assistants, and students of each kind")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
 }

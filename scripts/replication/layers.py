@@ -13,6 +13,7 @@ from pipeline.progress import progress
 from pipeline.recipe import Recipe
 from pipeline.store import open_cache
 from pipeline.stream import Stream
+from pipeline.targets import Targets
 from replication.interval import t_interval
 from replication.recipes import shipped
 from replication.report import Bar, Report
@@ -55,7 +56,7 @@ def teacher_nll(out: Path) -> float:
     samples, cache = open_data(_recipe(out, {}), "validation"), open_cache(out / "held-out")
     surprise, positions = 0.0, 0
     for batch in Stream(samples, cache, batch_size=256, seed=None, check=False):
-        assert batch.targets
+        assert isinstance(batch.targets, Targets)
         surprise += float(hard_labels(batch.targets.logits, batch.labels, count=1.0))
         positions += len(batch.labels)
     return surprise / positions

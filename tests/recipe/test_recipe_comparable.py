@@ -24,6 +24,7 @@ LEFT_OUT = {
         ("TransformersModel", "path"),
     ),
     *(("Teacher", "device"), ("Cache", "path"), ("Cache", "max_bytes"), ("Run", "path")),
+    *(("TaughtBy", "cache"), ("Training", "teachers")),
     *(("Evaluation", "cache"), ("Validation", "cache"), ("Test", "cache")),
     *(("Training", name) for name in ("checkpoint_every", "log_every", "device", "threads")),
 }
@@ -88,6 +89,9 @@ weight = 0.25
 data = "idx"
 epochs = 2
 device = "PLACE"
+[[training.teachers]]
+cache = "PLACE"
+weight = 0.5
 [validation]
 data = "python"
 cache = "PLACE"

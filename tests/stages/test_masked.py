@@ -16,7 +16,7 @@ from pipeline.recipe import load_recipe
 from pipeline.samples import content_digests, make_views, positions_of
 from pipeline.store import Cache
 from pipeline.stream import Batch
-from pipeline.targets import TargetSpec, decode, soften
+from pipeline.targets import Targets, TargetSpec, decode, soften
 
 VERSES = [
     "From fairest creatures we desire increase,",
@@ -199,7 +199,7 @@ def test_the_student_is_shown_bit_for_bit_what_the_teacher_was(lab: Lab, model: 
             assert batch.labels[start : start + asked.sum()].tolist() == row[2][asked].tolist()
             start += int(asked.sum())
         assert start == len(batch.labels)
-        assert batch.targets
+        assert isinstance(batch.targets, Targets)
         with torch.no_grad():
             logits = teacher(batch.inputs).logits
         wanted = logits.log_softmax(1).gather(1, batch.targets.classes)

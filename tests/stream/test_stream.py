@@ -16,7 +16,7 @@ from pipeline.samples import Samples
 from pipeline.samples.arrays import ArraySamples
 from pipeline.store import Cache
 from pipeline.stream import Batch, Stream
-from pipeline.targets import Targets, decode, encode
+from pipeline.targets import Mixture, Targets, decode, encode
 
 ROWS = 23
 
@@ -42,8 +42,8 @@ def taught(rows: list[int], k: int = 2) -> Targets:
     return decode(spec, encode(spec, make_logits(ROWS)[torch.tensor(rows)]))
 
 
-def assert_same(one: Targets | None, other: Targets) -> None:
-    assert one is not None
+def assert_same(one: Targets | Mixture | None, other: Targets) -> None:
+    assert isinstance(one, Targets)
     assert torch.equal(one.logits, other.logits)
     for mine, theirs in ((one.classes, other.classes), (one.tail, other.tail)):
         assert (mine is None) == (theirs is None)
