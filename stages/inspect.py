@@ -149,10 +149,12 @@ def tell(summary: dict[str, Any]) -> str:
 def _views_text(views: dict[str, Any] | None) -> str:
     if views is None:
         return ""
-    fraction = views["mask"]["fraction"]
-    return (
-        f"{views['count']} of each sample, {fraction:g} of its tokens masked, seed {views['seed']}"
-    )
+    head = f"{views['count']} of each sample, seed {views['seed']}"
+    if "mask" in views:
+        return f"{head}, {views['mask']['fraction']:g} of its tokens masked"
+    steps = [each["kind"] for each in views["augment"]]
+    steps += [views["mix"]["kind"]] if views["mix"] else []
+    return f"{head}: {', '.join(steps)}"
 
 
 def _features_text(features: list[dict[str, Any]]) -> str:

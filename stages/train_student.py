@@ -58,6 +58,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
         setup = open_student(recipe, folder, quiet=quiet)
         schedule = _schedule(setup)
         begin_run(folder, setup.identity, resolved(recipe))
+        _tell_views(setup, schedule.steps, quiet)
         result = read_result(folder)
         if result is None:
             result = _train(setup, schedule, quiet)
@@ -88,6 +89,19 @@ def tell(summary: dict[str, Any]) -> str:
             )
     lines.append(f"  {summary['parameters']} parameters, trained in {summary['elapsed_s']:.1f} s")
     return "\n".join(lines)
+
+
+def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
+    """Say when the views that were cached will be seen again."""
+    training, views = setup.recipe.training, setup.stream.order.views
+    assert training
+    epochs = -(-steps * training.accumulate // len(setup.stream))
+    if setup.stream.cache and setup.stream.views.change and epochs > views:
+        say(
+            f"views: {views} of each sample {'is' if views == 1 else 'are'} cached and this run "
+            f"takes {epochs} epochs; from epoch {views + 1} on they are seen again",
+            quiet,
+        )
 
 
 def _schedule(setup: Setup) -> Schedule:

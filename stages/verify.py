@@ -14,7 +14,7 @@ from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
-from pipeline.samples import positions_of, read_views, views_of
+from pipeline.samples import positions_of, read_views, split_rows
 from pipeline.store import (
     PLAN_FILE,
     Cache,
@@ -163,8 +163,8 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     rows = work.plan.part_range(part)
     start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
     asked = range(start, min(start + work.batch_size, rows.stop))
-    batch = read_views(work.samples, asked)
-    views = views_of(work.samples).split(asked)[1]
+    batch = read_views(work.samples, asked, rows)
+    views = split_rows(asked, len(work.samples))[1]
     counts = positions_of(work.samples, batch).counts
     again = _of_row(work, answer(work, batch, views), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)

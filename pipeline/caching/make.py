@@ -8,7 +8,7 @@ cross parts.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,16 @@ from pipeline.caching.answer import (
 )
 from pipeline.caching.plan import Work
 from pipeline.compute import Background
-from pipeline.samples import Positions, SampleBatch, positions_of, tokens_of, unmask, views_of
+from pipeline.samples import (
+    Positions,
+    SampleBatch,
+    positions_of,
+    read_views,
+    split_rows,
+    tokens_of,
+    unmask,
+)
+from pipeline.samples.batch import UNLABELLED, Mixed
 from pipeline.store import (
     Built,
     SampleTable,
@@ -136,29 +145,31 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         claims.callback(claim.close)
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.read_rows):
-            block, digests, views = _read(
-                work, range(start, min(start + work.read_rows, rows.stop))
-            )
+            asked = range(start, min(start + work.read_rows, rows.stop))
+            block, digests, views = _read(work, asked, rows)
             for first in range(0, len(block.ids), work.batch_size):
                 cut = slice(first, first + work.batch_size)
-                batch = SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut])
+                batch = _cut(block, cut)
                 is_last = start + first + len(batch.ids) == rows.stop
                 positions = positions_of(work.samples, batch)
                 yield Question(part, batch, digests[cut], views[cut], positions, is_last, claim)
 
 
-def _read(work: Work, rows: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
-    """Read samples, each once, confirm their contents, and show them in the views of the rows."""
-    views = views_of(work.samples)
-    indices, numbers = views.split(rows)
-    first = int(indices[0])
-    read = work.samples.read(range(first, int(indices[-1]) + 1))
-    digests = work.contents.confirm(work.samples.name, first, read)
-    if views.count > 1:
-        at = indices - first
-        ids = [read.ids[place] for place in at.tolist()]
-        read, digests = SampleBatch(ids, read.inputs[at], read.labels[at]), digests[at]
-    return views.show(read, numbers), digests, numbers
+def _read(work: Work, rows: range, part: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
+    """Read samples, confirm their contents, and show them in the views of the rows of a part."""
+    found = list[Digests]()
+
+    def confirm(first: int, read: SampleBatch) -> None:
+        found.append(work.contents.confirm(work.samples.name, first, read))
+
+    batch = read_views(work.samples, rows, part, look=confirm)
+    numbers = split_rows(rows, len(work.samples))[1]
+    return batch, np.concatenate(found), numbers
+
+
+def _cut(block: SampleBatch, cut: slice) -> SampleBatch:
+    mixed = block.mixed and Mixed(block.mixed.labels[cut], block.mixed.shares[cut])
+    return SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut], mixed)
 
 
 def _rows(work: Work, question: Question) -> Rows:
@@ -167,7 +178,10 @@ def _rows(work: Work, question: Question) -> Rows:
     kept = encode_rows(unmask(batch.inputs), tokens.vocabulary) if tokens else {}
     if tokens and tokens.task == "next_token":
         check_counts(kept, question.positions.counts, batch.ids)
-    return Rows(batch.ids, batch.labels, question.digests, question.views, question.positions, kept)
+    positions = question.positions
+    if batch.mixed:  # whose answer is neither of two labels
+        positions = replace(positions, labels=np.full_like(positions.labels, UNLABELLED))
+    return Rows(batch.ids, batch.labels, question.digests, question.views, positions, kept)
 
 
 def _now_or_later(work: Work, build: Callable[[], Built]) -> Callable[[], Built]:

@@ -87,10 +87,11 @@ def _learn(
     order = np.random.Generator(np.random.PCG64(tail.seed)).permutation(
         len(samples) * views_of(samples).count
     )
-    outputs, positions = list[Output](), 0
+    outputs, positions, everything = list[Output](), 0, range(len(order))
     with guard_memory(batch_size, "teacher"):
         for start in range(0, len(order), batch_size):
-            inputs = read_views(samples, order[start : start + batch_size]).inputs
+            # Partners, if there are any, come from anywhere: what is learned is of the whole cache.
+            inputs = read_views(samples, order[start : start + batch_size], everything).inputs
             outputs.append(network(prepare(inputs, device)))
             positions += len(outputs[-1])
             if positions >= tail.positions:

@@ -19,6 +19,7 @@ from pipeline.samples import (
     Samples,
     Scan,
     Viewed,
+    Views,
     make_views,
     open_samples,
     read_labels,
@@ -32,6 +33,8 @@ from pipeline.store import Cache, open_cache
 from pipeline.stream import Stream, open_cached
 
 SHOWN_SKIPS = 5
+# Of the settings of views, those that no recipe says.
+NOT_CHOSEN = ("version", "software")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def open_data(recipe: Recipe, name: str) -> Samples:
 def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None = None) -> Scanned:
     """Open a dataset and read every sample once, so that what is wrong shows before the long work.
 
-    It is to be seen in the views that the recipe says; the scan sees the samples as they are.
+    It is to be seen in the views that the recipe says of it; the scan sees the samples as they are.
     `log` is told of the contents of all that may be used.
 
     Raises: SampleError that counts and names what cannot be used.
@@ -86,18 +89,30 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None 
     if len(scan.skipped) > SHOWN_SKIPS:
         say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
     kept = without(samples, [skip.index for skip in scan.skipped])
-    return Scanned(_viewed(recipe, kept), scan)
+    return Scanned(_viewed(recipe, name, kept), scan)
 
 
 def open_viewed(recipe: Recipe, name: str) -> Samples:
     """Open a dataset in the views that the recipe says, without reading it."""
-    return _viewed(recipe, open_data(recipe, name))
+    return _viewed(recipe, name, open_data(recipe, name))
 
 
-def _viewed(recipe: Recipe, samples: Samples) -> Samples:
-    options = recipe.views.model_dump() if recipe.views else {}
-    views = make_views(samples, **options)
-    return Viewed(samples, views) if views.masks else samples
+def _viewed(recipe: Recipe, name: str, samples: Samples) -> Samples:
+    views = recipe_views(recipe, name, samples)
+    return Viewed(samples, views) if views.change else samples
+
+
+def recipe_views(recipe: Recipe, name: str, samples: Samples) -> Views:
+    """Make the views that the recipe says of a dataset.
+
+    Masks are of all text that asks for masked tokens. Augmentations are of the data that is trained
+    on, and of what is cached where nothing is trained: what a student is judged by stays as it is.
+    """
+    options = recipe.views.model_dump(exclude_none=True) if recipe.views else {}
+    trained = recipe.training.data if recipe.training else recipe.cache and recipe.cache.data
+    if name != trained and tokens_of(samples) is None:
+        return Views()
+    return make_views(samples, **options)
 
 
 def teachers_of(recipe: Recipe) -> dict[str, float]:
@@ -128,20 +143,24 @@ def join_data(
         data = scan_data(recipe, name, quiet=quiet)
         highest = max([_highest_token(data.samples), *data.scan.label_counts])
         settings = views_of(data.samples).settings
-        identity = {"data": data.scan.digest} | ({"views": settings} if settings else {})
-        return Joined(Stream(data.samples, **options), highest, identity)
+        known = {"data": data.scan.digest} | ({"views": settings} if settings else {})
+        return Joined(Stream(data.samples, **options), highest, known)
     samples = open_data(recipe, name)
     cache, *others = (open_cache(recipe.locate(place)) for place in (cache_place, *also))
     for each in (cache, *others):
         _check_tokenizer(each, samples)
-        _check_views(recipe, each)
-    if len(samples) > cache.plan.rows:
-        more = len(samples) - cache.plan.rows
+        _check_views(recipe, name, samples, each)
+    count = cache.plan.rows // _view_count(cache)
+    if len(samples) > count:
+        more = len(samples) - count
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
-    with progress(f"comparing data.{name}", total=cache.plan.rows, quiet=quiet) as advance:
-        stream = Stream(samples, cache, also=others, advance=advance, **options)
+    fresh = _fresh_views(recipe, name, samples)
+    with progress(f"comparing data.{name}", total=count, quiet=quiet) as advance:
+        stream = Stream(samples, cache, also=others, advance=advance, fresh=fresh, **options)
     highest, labels = _labels(samples, cache)
-    identity = {"cache": cache.digest, "labels": labels, **_teachers(stream)}
+    identity: dict[str, Any] = {"cache": cache.digest, "labels": labels, **_teachers(stream)}
+    if fresh:
+        identity["views"] = fresh.settings
     return Joined(stream, highest, identity)
 
 
@@ -159,15 +178,22 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
     They are the dataset's own, which may have been added or mended since the teacher ran.
     """
     locator, highest, digest, hint = Locator(samples), _highest_token(samples), hashlib.sha256(), 0
-    views = cache.plan.about.get("views", {"count": 1})["count"]
+    left = cache.plan.rows // _view_count(cache)  # of the first view; others have the same labels
     for part in range(cache.plan.part_count):
-        indices = locator.locate(cache.read_samples(part).ids, hint)
+        ids = cache.read_samples(part).ids[:left]
+        if not ids:
+            break
+        indices = locator.locate(ids, hint)
         labels = read_labels(samples, indices)
-        # A part may end between two views of a sample.
-        is_between = cache.plan.part_range(part).stop % views > 0
-        highest, hint = max(highest, int(labels.max())), int(indices[-1]) + (not is_between)
+        left -= len(ids)
+        highest, hint = max(highest, int(labels.max())), int(indices[-1]) + 1
         digest.update(labels.astype("<i8").tobytes())
     return highest, digest.hexdigest()
+
+
+def _view_count(cache: Cache) -> int:
+    count: int = cache.plan.about.get("views", {"count": 1})["count"]
+    return count
 
 
 def _highest_token(samples: Samples) -> int:
@@ -176,21 +202,52 @@ def _highest_token(samples: Samples) -> int:
     return tokens.vocabulary - 1 if tokens and tokens.task != "label" else -1
 
 
-def _check_views(recipe: Recipe, cache: Cache) -> None:
+def _check_views(recipe: Recipe, name: str, samples: Samples, cache: Cache) -> None:
     """Refuse views that are asked for beside those that the cache was made of."""
     there = cache.plan.about.get("views")
-    if recipe.views is None or there is None:
+    if recipe.views is None or _is_fresh(recipe, name):
+        if there and _is_fresh(recipe, name):
+            raise FingerprintMismatch(
+                f"{cache.path}: this cache holds views of its own, so training.views = 'fresh' "
+                "would show a student other images than its teacher saw. Leave it out, or cache "
+                "the samples as they are, without [views]."
+            )
         return
-    here = recipe.views.model_dump()
-    known = {name: there[name] for name in here} | {
-        "mask": {name: there["mask"][name] for name in here["mask"]}
-    }
-    if lines := list_differences(({"views": known}, {"views": here})):
+    here = recipe_views(recipe, name, samples).settings
+    are_masks = ["mask" in (each or {}) for each in (there, here)]
+    if there == here or are_masks[0] != are_masks[1]:
+        return  # whether the data asks for masked tokens is another question
+    if there is None:
+        raise FingerprintMismatch(
+            f"{cache.path}: its teacher saw the samples as they are, and the recipe has [views] of "
+            "them. Cache again, leave [views] out, or set training.views = 'fresh' if the student "
+            "alone is to see them."
+        )
+    lines = list_differences(({"views": _chosen(there)}, {"views": _chosen(here)}))
+    if lines:
         head = f"{cache.path}: this cache holds other views than the recipe asks for"
         advice = (
             "A student sees what its teacher saw: leave [views] out, or write there what is there."
         )
         raise FingerprintMismatch("\n  ".join([head, *lines, advice]))
+
+
+def _chosen(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Keep of views what a recipe says; counts of tokens and versions are told of elsewhere."""
+    kept = {key: value for key, value in (settings or {}).items() if key not in NOT_CHOSEN}
+    if "mask" in kept:
+        kept["mask"] = {k: v for k, v in kept["mask"].items() if k not in ("token", "counts")}
+    return kept
+
+
+def _is_fresh(recipe: Recipe, name: str) -> bool:
+    training = recipe.training
+    return training is not None and training.views == "fresh" and name == training.data
+
+
+def _fresh_views(recipe: Recipe, name: str, samples: Samples) -> Views | None:
+    """Make the views that a student alone sees, where the recipe says so."""
+    return recipe_views(recipe, name, samples) if _is_fresh(recipe, name) else None
 
 
 def _check_tokenizer(cache: Cache, samples: Samples) -> None:

@@ -19,7 +19,7 @@ from pipeline.models import (
 from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Model
-from pipeline.samples import SampleBatch, Samples, positions_of, read_views, tokens_of, views_of
+from pipeline.samples import SampleBatch, Samples, positions_of, read_views, tokens_of
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
 
 def _first_readable(samples: Samples) -> SampleBatch:
     """Read one sample; the first ones may be such that were skipped when the cache was made."""
-    step, last = views_of(samples).count, len(samples) - 1
+    last = len(samples) - 1
     for index in range(last):
         try:
-            return read_views(samples, [index * step])
+            return read_views(samples, [index], range(index, index + 1))
         except SampleError:
             continue
-    return read_views(samples, [last * step])
+    return read_views(samples, [last], range(last, last + 1))
 
 
 @torch.no_grad()

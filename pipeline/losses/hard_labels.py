@@ -6,22 +6,28 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Term
+from pipeline.losses.term import Term, apply
+from pipeline.targets import MixedLabels
 
 UNLABELLED = -1
+Labels = Tensor | MixedLabels
 
 
 def hard_labels(
-    student_logits: Tensor, labels: Tensor, *, count: Tensor | float | None = None
+    student_logits: Tensor, labels: Labels, *, count: Tensor | float | None = None
 ) -> Tensor:
     """Raise the student's probability of the labels; positions labelled -1 are left alone.
 
-    Cross-entropy, averaged over labelled positions (over `count`, if given).
+    Cross-entropy, averaged over labelled positions (over `count`, if given). Of mixed labels each
+    counts by its share; a position one of whose labels is -1 is unlabelled.
 
     Shapes: student_logits (P, C), labels (P,); returns ().
     Units:  nats.
     Raises: TargetError if a label is not a class of the student.
+    Source: of mixed labels, Zhang et al. 2018, arXiv:1710.09412, section 2.
     """
+    if isinstance(labels, MixedLabels):
+        return apply(hard_labels_term(labels, count), student_logits)
     _check(student_logits, labels)
     total = cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
@@ -29,8 +35,10 @@ def hard_labels(
     return scaled(total, share(count_labelled(labels) if count is None else count))
 
 
-def hard_labels_term(labels: Tensor, count: Tensor | float | None = None) -> Term:
+def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Term:
     """Make the loss of some labels, for logits that come later. Shapes: labels (P,)."""
+    if isinstance(labels, MixedLabels):
+        return _mixed_term(labels, count)
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
         here = labels[places]
@@ -45,9 +53,33 @@ def hard_labels_term(labels: Tensor, count: Tensor | float | None = None) -> Ter
     return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
 
 
-def count_labelled(labels: Tensor, **_: object) -> Tensor:
+def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:
+    known = _known(labels)
+    pairs = (
+        (labels.first.where(known, UNLABELLED), labels.share),
+        (labels.second.where(known, UNLABELLED), 1 - labels.share),
+    )
+    terms = [(hard_labels_term(each, 1.0), part) for each, part in pairs]
+
+    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        (first, own), (second, other) = (
+            (term.rule(logits, places), part[places].to(logits.dtype)) for term, part in terms
+        )
+        gradient = own[:, None] * first[1] + other[:, None] * second[1]
+        return own * first[0] + other * second[0], gradient
+
+    return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
+
+
+def count_labelled(labels: Labels, **_: object) -> Tensor:
     """Count the positions that have a label. Shapes: labels (P,); returns ()."""
-    return (labels != UNLABELLED).sum()
+    return _known(labels).sum()
+
+
+def _known(labels: Labels) -> Tensor:
+    if isinstance(labels, MixedLabels):
+        return (labels.first != UNLABELLED) & (labels.second != UNLABELLED)
+    return labels != UNLABELLED
 
 
 def _check(student_logits: Tensor, labels: Tensor) -> None:

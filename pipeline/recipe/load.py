@@ -13,7 +13,7 @@ from pipeline.errors import RecipeError
 from pipeline.recipe.losses import FROM_CACHE
 from pipeline.recipe.problems import describe, near_miss
 from pipeline.recipe.recipe import Recipe
-from pipeline.recipe.schema import Mask
+from pipeline.recipe.views import Mask
 
 MASKED = "masked_token"
 
@@ -186,15 +186,25 @@ def _feature_problems(written: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _view_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    views = _table(written, "views")
+    is_fresh = _table(written, "training").get("views") == "fresh"
+    if is_fresh and "augment" not in views:
+        yield "training.views: 'fresh' shows what [[views.augment]] says, and the recipe has none"
+    if is_fresh and "mix" in views:
+        yield (
+            "training.views: 'fresh' views cannot be mixed, for the teacher said nothing of mixed "
+            "samples. Leave views.mix out, or cache with it"
+        )
     if "views" not in written:
         return
     datasets = _table(written, "data").values()
-    if not any(isinstance(each, Mapping) and each.get("task") == MASKED for each in datasets):
+    asks = any(isinstance(each, Mapping) and each.get("task") == MASKED for each in datasets)
+    if not asks and not views.get("augment") and "mix" not in views:
         yield (
-            "views: no dataset of the recipe has views; they are of data of kind 'text' with "
-            f"task = '{MASKED}'. Leave the table out, or give such data"
+            "views: says nothing of how samples are seen. Give [[views.augment]] or views.mix for "
+            f"images, or data of kind 'text' with task = '{MASKED}'; or leave the table out"
         )
-    mask = _table(_table(written, "views"), "mask")
+    mask = _table(views, "mask")
     hidden, other = (mask.get(name, getattr(Mask(), name)) for name in ("mask", "random"))
     if all(type(each) in (int, float) for each in (hidden, other)) and hidden + other > 1 + 1e-9:
         yield (

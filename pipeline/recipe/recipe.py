@@ -15,9 +15,9 @@ from pipeline.recipe.schema import (
     Table,
     Targets,
     Teacher,
-    Views,
 )
 from pipeline.recipe.training import Run, Test, Training, Validation
+from pipeline.recipe.views import Views
 
 
 class Recipe(Table):

@@ -272,29 +272,6 @@ class LowRank(Table):
     seed: Seed = 0
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Mask(Table):
-    """Of a row's tokens the `fraction` is asked for, rare ones first; `mask` of those are hidden.
-
-    A token that occurs n times weighs n to the power -rare; `random` of them show another token.
-    """
-
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
-    rare: Annotated[float, Field(ge=0, le=4)] = 0.7
-    mask: Share = 0.8
-    random: Share = 0.1
-
-
-class Views(Table):
-    """Seeded renditions of a sample; a cache holds `count` of each."""
-
-    count: Positive = 1
-    seed: Seed = 0
-    mask: Mask = Mask()
-
-
 class Targets(Table):
     """What is kept of an answer; `temperatures` are those at which the tail must be exact.
 

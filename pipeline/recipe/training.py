@@ -46,6 +46,8 @@ class Training(Table):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     window_parts: Positive = 8
+    # Of samples that the teacher saw as they are, "fresh" shows the student views all the same.
+    views: Literal["replay", "fresh"] = "replay"
     group_by_length: bool = False
     evaluate_every: Positive | None = None
     patience: Positive | None = None

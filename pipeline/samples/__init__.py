@@ -24,12 +24,13 @@ from pipeline.samples.text.tokens import (
     tokens_of,
 )
 from pipeline.samples.views.masks import unmask
+from pipeline.samples.views.show import join_batches, mix_rows, read_views
 from pipeline.samples.views.views import (
     Viewed,
     Views,
     make_views,
-    read_views,
     replay_views,
+    split_rows,
     views_of,
 )
 
@@ -50,7 +51,9 @@ __all__ = [
     "Views",
     "check_samples",
     "content_digests",
+    "join_batches",
     "make_views",
+    "mix_rows",
     "open_samples",
     "positions_of",
     "read_labels",
@@ -58,6 +61,7 @@ __all__ = [
     "replay_views",
     "row_lengths",
     "scan_samples",
+    "split_rows",
     "subset",
     "tokens_of",
     "unmask",

@@ -90,7 +90,8 @@ def open_cached(
         places=Spool(PLACE),
         names=Spool(np.dtype("u1")),
     )
-    for part in range(cache.plan.part_count):
+    views = cache.plan.about.get("views", {"count": 1})["count"]
+    for part in range(-(-(cache.plan.rows // views) // cache.plan.rows_per_part)):
         _add(samples, cache, part)
     return samples
 
@@ -116,7 +117,7 @@ def _tokens(name: str, cache: Cache) -> Tokens:
 
 
 def _add(samples: CachedSamples, cache: Cache, part: int) -> None:
-    """Copy the rows of a part; further views of a sample have its tokens once more."""
+    """Copy the rows of a part that are of the first view; those of others have the same tokens."""
     table = cache.read_samples(part)
     arrays = cache.read_part(part, ROW)
     is_first = table.views == 0

@@ -22,9 +22,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from pipeline.errors import PipelineError
 from pipeline.samples import (
     Locator,
+    SampleBatch,
     Samples,
     Views,
     check_samples,
+    join_batches,
+    mix_rows,
     positions_of,
     replay_views,
     row_lengths,
@@ -40,6 +43,7 @@ from pipeline.stream.same_rows import spec_of
 from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
+    MixedLabels,
     Mixture,
     Targets,
     decode,
@@ -58,22 +62,22 @@ AHEAD = 2
 
 Digests = NDArray[np.uint8]
 Fields = dict[str, NDArray[np.generic]]
-# Indices of samples, the numbers of their views, and fields of their targets.
-Held = tuple[Rows, Rows, Fields]
+# Samples as they are seen, and fields of their targets.
+Held = tuple[SampleBatch, Fields]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Samples with what the teacher said of them.
 
-    Shapes: inputs (B, ...); labels (P,), with -1 for none, and targets over the P positions of the
-    B rows, or None where there is no cache; each feature over the B rows or the P positions. An
-    image has one position, a text one a token.
+    Shapes: inputs (B, ...); labels (P,), with -1 for none, two each where samples are mixed, and
+    targets over the P positions of the B rows, or None where there is no cache; each feature over
+    the B rows or the P positions. An image has one position, a text one a token.
     """
 
     ids: list[str]
     inputs: Tensor
-    labels: Tensor
+    labels: Tensor | MixedLabels
     targets: Targets | Mixture | None
     features: dict[str, Tensor] = field(default_factory=dict)
 
@@ -93,8 +97,10 @@ class Stream(IterableDataset[Batch]):
     `also` are the caches of further teachers, of the very same rows; then the targets are a
     `Mixture` of all, by `weights`, equal ones if none are given. The first cache decides the order.
 
-    A cache says in which views its samples were seen, and they are shown in these. Without a cache
-    each epoch shows a view of its own, but the first one again and again where there is no seed.
+    A cache says in which views its samples were seen, and they are shown in these: an epoch is of
+    one view of every sample, the next epoch of the next view, and after the last one comes the
+    first again. Without a cache, or with views of its own to samples that the teacher saw as they
+    are (`fresh`), each epoch shows a view of its own. Without a seed it is always the first view.
 
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
     those of each position that targets are to come with, `features` those that are read as well;
@@ -121,14 +127,18 @@ class Stream(IterableDataset[Batch]):
         statistics: Sequence[str] = (),
         features: Sequence[str] = (),
         soft: bool = True,
+        fresh: Views | None = None,
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
         self.samples, self.cache = samples, cache
         self.batch_size, self.group_by_length = batch_size, group_by_length
-        rows = cache.plan.rows if cache else len(samples)
+        self.views = fresh or (_views(cache, samples) if cache else views_of(samples))
+        self._is_fresh = (cache is None or fresh is not None) and seed is not None
+        kept = self.views.count if cache and not fresh else 1
+        rows = cache.plan.rows // kept if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
-        self.order = Order(rows, rows_per_part, window_parts, seed)
+        self.order = Order(rows, rows_per_part, window_parts, seed, kept)
         self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self.caches = (cache, *also) if cache else ()
@@ -148,14 +158,13 @@ class Stream(IterableDataset[Batch]):
                 features=found,
                 check=check,
             )
-        self.views = _views(cache, samples) if cache else views_of(samples)
-        self._finder = Finder(Locator(samples), self.views.count)
+        self._finder = Finder(Locator(samples), rows)
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._window: tuple[tuple[int, ...], Window] | None = None
         self.epoch, self.batch = 0, 0
         if cache and check:
-            check_samples(samples, _identities(cache), where=str(cache.path), advance=advance)
+            check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
 
     def _has_shape(self) -> bool:
         return self.spec is not None and self.spec.rank > 0
@@ -211,8 +220,6 @@ class Stream(IterableDataset[Batch]):
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
         windows = self.order.windows(epoch)
         held: list[Held] = []
-        # Held-out data is asked the same questions at every evaluation.
-        fresh = epoch if self.cache is None and self.order.seed is not None else 0
         number = first
         cut = pieces(
             self.order,
@@ -223,16 +230,17 @@ class Stream(IterableDataset[Batch]):
         )
         for piece in cut:
             if (number - first) % share[1] == share[0]:
-                held.append(self._take(windows[piece.window], piece.places))
+                held.append(self._take(windows[piece.window], piece.places, epoch))
             if piece.ends_batch:
                 if held:
-                    yield epoch, number, self._join(held, fresh)
+                    yield epoch, number, self._join(held)
                 held, number = [], number + 1
 
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:
             return places
-        indices = self._load(self.order.windows(epoch)[window]).indices[places]
+        parts = self.order.windows(epoch)[window]
+        indices = self._load(parts).indices[self._at(parts, places, epoch)]
         return self.order.group(
             places,
             row_lengths(self.samples, indices),
@@ -242,11 +250,28 @@ class Stream(IterableDataset[Batch]):
             batch_size=self.batch_size,
         )
 
-    def _take(self, parts: Rows, places: Rows) -> Held:
-        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
-        window = self._load(parts)
-        places = np.sort(places)  # which rows a batch has is random; their order need not be
-        return window.indices[places], window.views[places], window.gather(places)
+    def _take(self, parts: Rows, places: Rows, epoch: int) -> Held:
+        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory.
+
+        Which rows a batch has is random; their order need not be.
+        """
+        window, at = self._load(parts), np.sort(self._at(parts, places, epoch))
+        # Held-out data is asked the same questions at every evaluation.
+        later = epoch if self._is_fresh else 0
+        numbers = window.views[at] + later
+        read = self.samples.read(window.indices[at])
+        if self.views.change:
+            shown = self.views.show(read, numbers)
+            find = window.partners(at, later)
+            read = mix_rows(
+                self.samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
+            )
+        return read, window.gather(at)
+
+    def _at(self, parts: Rows, places: Rows, epoch: int) -> Rows:
+        """Turn places among the rows of an epoch into places among all rows of a window."""
+        all_places = self.order.places(sorted(map(int, parts)), epoch)
+        return places if all_places is None else all_places[places]
 
     def _load(self, parts: Rows) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""
@@ -272,27 +297,31 @@ class Stream(IterableDataset[Batch]):
         ranges = [self.order.part_rows(part) for part in parts]
         return self._beside.widen(window, ranges) if self._beside else window
 
-    def _join(self, held: list[Held], fresh: int) -> Batch:
-        numbers = np.concatenate([views for _, views, _ in held]) + fresh
-        read = self.samples.read(np.concatenate([indices for indices, _, _ in held]))
-        read = self.views.show(read, numbers)
-        labels = positions_of(self.samples, read).labels
+    def _join(self, held: list[Held]) -> Batch:
+        read = join_batches([batch for batch, _ in held])
+        labels: Tensor | MixedLabels = _tensor(positions_of(self.samples, read).labels)
+        if read.mixed:
+            labels = MixedLabels(
+                _tensor(read.labels), _tensor(read.mixed.labels), _tensor(read.mixed.shares)
+            )
         targets: Targets | Mixture | None = None
         features = dict[str, Tensor]()
         if self.spec is not None:
-            fields = _concatenate([fields for _, _, fields in held])
+            fields = _concatenate([fields for _, fields in held])
             targets = decode(self.spec, fields, self._basis) if self._soft else None
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
             if self._beside:
                 targets = self._beside.mix(targets, fields) if targets else None
                 features |= self._beside.decode_features(fields)
-        return Batch(read.ids, _tensor(read.inputs), _tensor(labels), targets, features)
+        return Batch(read.ids, _tensor(read.inputs), labels, targets, features)
 
 
-def _identities(cache: Cache) -> Iterator[tuple[list[str], Digests]]:
-    for part in range(cache.plan.part_count):
+def _identities(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]:
+    """Read what the samples were, once each: by their first view."""
+    for part in range(-(-count // cache.plan.rows_per_part)):
         table = cache.read_samples(part)
-        yield table.ids, table.digests
+        left = count - part * cache.plan.rows_per_part
+        yield table.ids[:left], table.digests[:left]
 
 
 def _views(cache: Cache, samples: Samples) -> Views:

@@ -4,7 +4,7 @@ A window knows fields over rows and over positions, and where each of its rows l
 It does not know in which order they are asked for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -42,6 +42,21 @@ class Window:
     def is_single(self) -> bool:
         """Whether every row has one position, as images have."""
         return bool((self.positions == 1).all())
+
+    def sizes(self, places: Rows) -> Rows:
+        """Count the rows of the part that each row lies in. Shapes: places (n,); returns (n,)."""
+        part = np.searchsorted(self.bounds, places, side="right") - 1
+        found: Rows = self.bounds[part + 1] - self.bounds[part]
+        return found
+
+    def partners(self, places: Rows, later: int) -> Callable[[Rows], tuple[Rows, Rows]]:
+        """Make what finds samples and views of other rows of the same parts, by places in those.
+
+        Shapes: places (n,).
+        """
+        part = np.searchsorted(self.bounds, places, side="right") - 1
+        starts = self.bounds[part]
+        return lambda within: (self.indices[starts + within], self.views[starts + within] + later)
 
     def gather(self, places: Rows) -> dict[str, Array]:
         """Copy the fields of some rows, one after the other. Shapes: places (n,)."""

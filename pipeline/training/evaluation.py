@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from pipeline.losses import soft_targets
 from pipeline.metrics import Tally, tally
 from pipeline.models import Network
 from pipeline.stream import Batch
+from pipeline.targets import MixedLabels
 
 Metrics = dict[str, float]
 
@@ -28,7 +30,7 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     total, divergence = None, 0.0
     for batch in batches:
         output, start = network(batch.inputs.to(device)), 0
-        labels = batch.labels.to(device)
+        labels = _plain(batch.labels).to(device)
         targets = batch.targets.to(device) if batch.targets else None
         for logits in output.blocks():
             places = slice(start, start + len(logits))
@@ -42,6 +44,11 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     if total is None:
         return {}
     return _named(total, divergence, predicts_tokens=network.task != "label")
+
+
+def _plain(labels: Tensor | MixedLabels) -> Tensor:
+    """Of mixed samples nobody is right. Shapes: returns (P,), -1 for none."""
+    return torch.full_like(labels.first, -1) if isinstance(labels, MixedLabels) else labels
 
 
 def better_by(name: str) -> Callable[[Metrics, Metrics], bool]:

@@ -19,14 +19,13 @@ from pipeline.recipe.losses import Loss, SoftTargets
 from pipeline.recipe.schema import (
     Cache,
     Data,
-    Mask,
     Model,
     Selection,
     Table,
     Teacher,
-    Views,
 )
 from pipeline.recipe.training import Training
+from pipeline.recipe.views import Mask, Views
 from pipeline.samples import KINDS as SAMPLE_KINDS
 from pipeline.samples import Views as ViewsOfSamples
 from pipeline.samples import make_views
@@ -127,7 +126,7 @@ def test_every_choice_is_known_to_its_room(said: Any, known: Mapping[str, Any]) 
 def test_views_are_masked_as_their_table_says() -> None:
     assert defaults(Mask) == parameters(Masks, "maskable")
     assert defaults(Views, "mask") == parameters(make_views, "samples", "mask")
-    assert defaults(Views, "mask") == parameters(ViewsOfSamples, "masks")
+    assert defaults(Views, "mask", "augment") == parameters(ViewsOfSamples, "masks", "steps")
 
 
 def test_every_selection_is_known_to_the_targets() -> None:

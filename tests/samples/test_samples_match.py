@@ -58,9 +58,9 @@ def test_locator_follows_the_running_offset_without_an_index() -> None:
     assert locator.index is None
 
 
-def test_views_of_a_sample_share_its_index() -> None:
+def test_after_the_last_sample_comes_the_first_in_another_view() -> None:
     locator = Locator(arrays())
-    assert locator.locate(["n3", "n3", "n4", "n4", "n5"], 3).tolist() == [3, 3, 4, 4, 5]
+    assert locator.locate(["n38", "n39", "n0", "n1"], 38).tolist() == [38, 39, 0, 1]
     assert locator.index is None
 
 

@@ -8,6 +8,7 @@ from laboratory import ROWS, Answer, Lab, draw_samples, write_samples
 
 from pipeline.experiment import join_data
 from pipeline.recipe import load_recipe
+from pipeline.targets import MixedLabels
 
 
 def train_data(rows: int = ROWS) -> dict[str, Any]:
@@ -112,6 +113,7 @@ def test_labels_are_those_of_the_data_not_of_the_day_it_was_cached(cached_lab: L
     joined = join_data(load_recipe(cached_lab.recipe), "train", "cache", quiet=True, batch_size=8)
     wanted = dict(zip(table["id"], table["label"], strict=True))
     for batch in joined.stream:
+        assert not isinstance(batch.labels, MixedLabels)
         assert batch.labels.tolist() == [wanted[each] for each in batch.ids]
 
 

@@ -79,6 +79,7 @@ def test_every_id_comes_with_its_own_input_label_and_targets(
         rows = numbers(batch)
         seen += rows
         assert batch.inputs[:, 0].tolist() == rows
+        assert isinstance(batch.labels, torch.Tensor)
         assert batch.labels.tolist() == [row % CLASSES for row in rows]
         assert_same(batch.targets, taught(rows, k))
     assert sorted(seen) == list(range(ROWS))

@@ -17,6 +17,7 @@ def ragged_window(positions: list[int]) -> Window:
     counts = np.array(positions, np.int64)
     rows, total = len(counts), int(counts.sum())
     return Window(
+        bounds=np.array([0, rows]),
         indices=np.arange(rows) * 10,
         views=np.arange(rows) % 3,
         positions=counts,
@@ -63,7 +64,9 @@ def test_a_window_without_a_cache_is_the_samples_themselves() -> None:
 def test_a_window_is_its_parts_one_after_the_other(tmp_path: Path) -> None:
     samples = make_samples(10)
     cache = make_cache(tmp_path / "cache", samples, rows_per_part=4)
-    window = cache_window(cache, [0, 2], finder=Finder(Locator(samples)), names=NAMES, check=True)
+    window = cache_window(
+        cache, [0, 2], finder=Finder(Locator(samples), len(samples)), names=NAMES, check=True
+    )
     first, last = cache.read_part(0), cache.read_part(2)
 
     assert window.indices.tolist() == [0, 1, 2, 3, 8, 9]
@@ -77,7 +80,7 @@ def test_samples_that_the_dataset_lost_are_named(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", make_samples(10), rows_per_part=4)
     locator = Locator(make_samples(8))
     with pytest.raises(SampleError) as refused:
-        cache_window(cache, [2], finder=Finder(locator), names=NAMES, check=True)
+        cache_window(cache, [2], finder=Finder(locator, 10), names=NAMES, check=True)
     assert str(refused.value) == (
         "data.train: 2 of the samples asked for are not in it: s8, s9; "
         "cache it again or restore the data"
@@ -87,7 +90,7 @@ def test_samples_that_the_dataset_lost_are_named(tmp_path: Path) -> None:
 def test_the_table_of_a_part_in_order_is_read_once(tmp_path: Path) -> None:
     samples = make_samples(10)
     cache = make_cache(tmp_path / "cache", samples, rows_per_part=4)
-    finder = Finder(Locator(samples))
+    finder = Finder(Locator(samples), len(samples))
     first = cache_window(cache, [0, 2], finder=finder, names=NAMES, check=True)
     for part in (0, 2):
         (cache.path / f"samples/{part:05d}.parquet").unlink()
