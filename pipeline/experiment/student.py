@@ -21,11 +21,13 @@ from pipeline.experiment.networks import (
     measure_features,
     open_student_model,
 )
+from pipeline.losses.entries import settings_of
+from pipeline.losses.soft_targets import soft_targets_term
 from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
 from pipeline.samples import tokens_of
-from pipeline.stream import Stream, spec_of
+from pipeline.stream import Stream, no_targets
 from pipeline.targets import check_temperature
 
 
@@ -109,7 +111,8 @@ def _training_data(recipe: Recipe, quiet: bool) -> Joined:
         features=list(dict.fromkeys(features)),
         soft="soft_targets" in needs,
     )
-    _check_temperatures(recipe, joined.stream)
+    if "soft_targets" in needs:
+        _check_soft_targets(recipe, joined.stream)
     if training.group_by_length and tokens_of(joined.stream.samples) is None:
         line = (
             f"training.group_by_length: data.{training.data} is no text, so all of its samples are "
@@ -130,15 +133,22 @@ def _statistics(recipe: Recipe) -> list[str]:
     return sorted({each for loss in recipe.losses if (each := getattr(loss, "weigh_by", None))})
 
 
-def _check_temperatures(recipe: Recipe, stream: Stream) -> None:
+def _check_soft_targets(recipe: Recipe, stream: Stream) -> None:
+    """Refuse temperatures, tails and divergences that the caches do not serve, each by its loss."""
     problems = []
-    has_tail = any(spec_of(cache).has_tail for cache in stream.caches)
+    targets = no_targets(stream.caches, stream.weights)
     for number, loss in enumerate(recipe.losses):
-        if loss.kind == "soft_targets":
-            try:
-                check_temperature(loss.temperature, has_tail=has_tail)
-            except TargetError as error:
-                problems.append(f"losses.{number}.temperature: {error}")
+        if loss.kind != "soft_targets":
+            continue
+        try:
+            check_temperature(loss.temperature, has_tail=targets.has_tail)
+        except TargetError as error:
+            problems.append(f"losses.{number}.temperature: {error}")
+            continue
+        try:
+            soft_targets_term(targets, count=1.0, **settings_of(loss.model_dump()))
+        except TargetError as error:
+            problems.append(f"losses.{number}: {error}")
     if problems:
         raise RecipeError(recipe.file, problems)
 

@@ -6,9 +6,19 @@ loss and no training loop; it is a torch IterableDataset that anyone's loop can 
 """
 
 from pipeline.stream.ahead import prefetch
+from pipeline.stream.beside import no_targets
 from pipeline.stream.cached import CachedSamples, open_cached
 from pipeline.stream.order import Order
 from pipeline.stream.same_rows import spec_of
 from pipeline.stream.stream import Batch, Stream
 
-__all__ = ["Batch", "CachedSamples", "Order", "Stream", "open_cached", "prefetch", "spec_of"]
+__all__ = [
+    "Batch",
+    "CachedSamples",
+    "Order",
+    "Stream",
+    "no_targets",
+    "open_cached",
+    "prefetch",
+    "spec_of",
+]

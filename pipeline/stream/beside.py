@@ -212,6 +212,21 @@ def find_features(caches: Sequence[Cache], names: Sequence[str]) -> list[dict[st
     return chosen
 
 
+def no_targets(caches: Sequence[Cache], weights: Sequence[float]) -> Targets | Mixture:
+    """Give targets of no positions, by which a loss can tell what it cannot make of these caches.
+
+    Raises: CorruptPart if what the parts of a cache share is damaged.
+    """
+    members = []
+    for cache in caches:
+        spec = spec_of(cache)
+        arrays = {each.name: np.empty((0, *each.shape), each.dtype) for each in target_fields(spec)}
+        members.append(
+            decode(spec, arrays, decode_basis(cache.read_shared()) if spec.rank else None)
+        )
+    return members[0] if len(members) == 1 else mix_targets(members, weights)
+
+
 def field_names(spec: TargetSpec, statistics: Sequence[str]) -> list[str]:
     """List the fields that targets are decoded from; of the statistics only those asked for."""
     unread = set(STATISTICS) - set(statistics)

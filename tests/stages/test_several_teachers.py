@@ -227,6 +227,24 @@ def test_a_temperature_must_suit_every_cache(lab: Lab) -> None:
     assert "losses.0.temperature: targets: temperature 0.5 cannot be served" in answer.stderr
 
 
+def test_what_the_teachers_have_no_common_tail_for_is_refused_before_a_run_begins(lab: Lab) -> None:
+    drawn = [each.replace("=other", "=drawn") for each in OTHER[:-1]]
+    drawn.append('targets.selection={ kind = "sampled", draws = 4 }')
+    assert lab.cache_teacher("--quiet", *options(*drawn)).status == 0
+    values = options("training.teachers.1.cache=drawn")
+    answer = lab.train_student(*values)
+    assert answer.status == 2
+    assert (
+        "losses.0: soft_targets: tail 'bucket' cannot be had of teacher 2 of 2: it needs classes "
+        "that were kept; this cache holds draws alone. Use tail = 'sampled'." in answer.stderr
+    )
+    answer = lab.train_student(*values, *options("losses.0.tail=low_rank"))
+    assert (
+        "losses.0: soft_targets: tail 'low_rank' cannot be had of teacher 1 of 2" in answer.stderr
+    )
+    assert not (lab.run / "recipe.json").exists()
+
+
 def test_a_feature_may_be_the_second_teacher_s(lab: Lab) -> None:
     named = "features=[{ name = 'hidden', module = '1' }]"
     values = [each.replace("=other", "=featured") for each in OTHER]
