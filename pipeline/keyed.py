@@ -25,8 +25,18 @@ def draw_uniform(keys: Sequence[bytes], count: int) -> NDArray[np.float64]:
     """Draw numbers above 0 and below 1, of each key its own.
 
     Shapes: returns (number of keys, count).
-    Source: Philox 4x64-10, Salmon et al. 2011, from counter 0; the upper 52 bits of each word, and
-        a half.
+    Source: the upper 52 bits of each of `draw_words`, and a half.
+    """
+    words = draw_words(keys, count)
+    uniform: NDArray[np.float64] = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return uniform
+
+
+def draw_words(keys: Sequence[bytes], count: int) -> NDArray[np.uint64]:
+    """Draw words of 64 random bits, of each key its own.
+
+    Shapes: returns (number of keys, count).
+    Source: Philox 4x64-10, Salmon et al. 2011, from counter 0.
     """
     # Raw words, for numpy promises those for ever, which it does not of its distributions. One
     # generator is set to key after key: making one takes three times as long.
@@ -35,8 +45,7 @@ def draw_uniform(keys: Sequence[bytes], count: int) -> NDArray[np.float64]:
     for place, key in enumerate(keys):
         generator.state = _state(key)
         words[place] = generator.random_raw(count)
-    uniform: NDArray[np.float64] = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
-    return uniform
+    return words
 
 
 def _state(key: bytes) -> Any:  # numpy's own type of it is private

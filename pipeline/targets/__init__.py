@@ -14,9 +14,9 @@ from pipeline.targets.features import (
     read_specs,
 )
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
-from pipeline.targets.labels import MixedLabels
 from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
+from pipeline.targets.mixtures.labels import MixedLabels
 from pipeline.targets.soften import (
     Soft,
     check_temperature,
