@@ -56,7 +56,7 @@ def soft_targets(  # noqa: PLR0913
     The divergence of the two, summed over classes, averaged over positions (over `count`, if given)
     and scaled by temperature squared, so that gradients keep their size as the temperature changes.
     A student with more classes than the teacher, as of a padded vocabulary, learns to give them
-    nothing.
+    nothing. Of several teachers, a `Mixture`, it is pulled towards their average.
 
     `tail` says what stands for the left-out classes: "low_rank" their shape, scaled to their exact
     mass, "sampled" draws, "bucket" one class with that mass, "uniform" that mass spread evenly,

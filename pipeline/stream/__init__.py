@@ -1,8 +1,8 @@
 """In what order, and from where, do students read? Epoch order as arithmetic, parts, prefetch,
 resume.
 
-It joins the targets of a cache to raw samples by id and content digest. It knows no student, no
-loss and no training loop; it is a torch IterableDataset that anyone's loop can use.
+It joins the targets of a cache, or of several, to raw samples by id and content digest. It knows no
+student, no loss and no training loop; it is a torch IterableDataset that anyone's loop can use.
 """
 
 from pipeline.stream.ahead import prefetch

@@ -66,7 +66,7 @@ class Neighbour:
                 held = part, self._read_part(part)
             cuts = {"rows": rows, "positions": self._positions(part, rows)}
             for name, array in held[1].items():
-                pieces[name].append(array[cuts[axes[name]]])
+                pieces[name].append(_cut(array, cuts[axes[name]]))
             self.unread.discard(part)
         # Popped, so that never more than one field is in memory twice.
         joined = {name: np.concatenate(pieces.pop(name)) for name in self.names}
@@ -210,6 +210,12 @@ def find_features(caches: Sequence[Cache], names: Sequence[str]) -> list[dict[st
             )
         chosen[place][name] = kept[place][name]
     return chosen
+
+
+def _cut(array: Array, rows: slice) -> Array:
+    """Take some of a part, so that the rest of it need not stay in memory; maps cost none."""
+    piece = array[rows]
+    return piece.copy() if len(piece) < len(array) and array.flags.writeable else piece
 
 
 def no_targets(caches: Sequence[Cache], weights: Sequence[float]) -> Targets | Mixture:

@@ -27,6 +27,7 @@ from pipeline.store import (
     write_plan,
 )
 from pipeline.stream import Batch, Stream
+from pipeline.stream.beside import _cut
 from pipeline.stream.order import Order
 from pipeline.targets import Mixture, Targets, TargetSpec, decode, encode, target_fields
 
@@ -338,6 +339,16 @@ def test_only_windows_are_in_memory(
     assert stream._window is not None
     held = stream._window[1]
     assert len(held.over_positions["1/logits"]) == len(held.indices) <= 6
+
+
+def test_a_piece_of_a_part_does_not_hold_on_to_the_rest_of_it() -> None:
+    part = np.arange(12.0).reshape(6, 2).copy()
+    assert _cut(part, slice(0, 6)).base is not None
+    piece = _cut(part, slice(2, 4))
+    assert piece.base is None
+    assert piece.tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    part.flags.writeable = False  # as a map of a file
+    assert _cut(part, slice(2, 4)).base is part
 
 
 def test_samples_may_lie_in_another_order_than_the_rows(caches: list[Cache]) -> None:
