@@ -56,8 +56,8 @@ def report(large: float, chains: list[Chain]) -> Report:
     of_both = t_interval([100 * (c.both - c.direct) for c in chains])
     of_hard = t_interval([100 * (c.hard - c.direct) for c in chains])
     table = [
-        f"100 labelled digits, test accuracy on 500; the large teacher {large:.1%}, small students by "
-        "their teacher",
+        f"100 labelled digits, test accuracy on 500; the large teacher {large:.1%}, small students "
+        "by what teaches them",
         f"{'seed':>4} {'assistant':>10} {'| small:':>9} {'assistant':>10} {'large':>8} {'both':>8} "
         f"{'labels':>8} {'assistant - large':>18}",
         *(
