@@ -99,6 +99,12 @@ def _features(out: Path, options: Namespace) -> Report:
     return features.run(out, seeds=options.seeds)
 
 
+def _views(out: Path, options: Namespace) -> Report:
+    from replication import views
+
+    return views.run(out, seeds=options.seeds)
+
+
 def _language_tails(out: Path, options: Namespace) -> Report:
     from replication import language_tails
 
@@ -121,6 +127,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
     "features": (
         _features,
         "Fashion-MNIST: losses of features beside soft targets each learn, and do no harm.",
+    ),
+    "views": (
+        _views,
+        "Digits: a student that sees what its teacher saw is better than one with fixed targets.",
     ),
     "language-tails": (
         _language_tails,
@@ -146,6 +156,7 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
         "--epochs": (_whole(1, 1000), 2, "epochs of a student"),
     },
     "features": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
+    "views": {"--seeds": (_whole(FEWEST, MOST), 8, "students of each kind")},
     "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
     "chain": {"--seeds": (_whole(FEWEST, MOST), 10, "assistants, and students of each kind")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compute import make_accelerator, pick_device, set_threads
-from pipeline.experiment import open_data, open_model
+from pipeline.experiment import open_data, open_model, open_viewed
 from pipeline.models import Network
 from pipeline.progress import progress
 from pipeline.recipe import Recipe
@@ -68,7 +68,7 @@ def train_live(recipe: Recipe, *, quiet: bool = False) -> LiveRun:
     torch.manual_seed(training.seed)
     network = open_model(recipe, recipe.student.model, where="student.model").to(device)
     stream = LiveStream(
-        open_data(recipe, training.data),
+        open_viewed(recipe, training.data),
         teacher,
         batch_size=training.batch_size,
         seed=training.seed,
