@@ -1,6 +1,6 @@
 """Half a teacher to begin with: DistilBERT's three losses, from teacher layers and from nothing.
 
-Both students of a pair see the same masks in the same order; held-out text is seen in two views.
+Both students of a pair see the same masks in the same order; held-out text is seen in one view.
 """
 
 from dataclasses import dataclass

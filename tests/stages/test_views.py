@@ -91,9 +91,9 @@ def mixed(lab: Lab, mix: str, *options: str) -> Lab:
     return lab
 
 
-def stream_of(lab: Lab, **options: int) -> Stream:
+def stream_of(lab: Lab) -> Stream:
     samples = open_data(load_recipe(lab.recipe), "train")
-    return Stream(samples, open_cache(lab.cache), **{"batch_size": 5, **options})
+    return Stream(samples, open_cache(lab.cache), batch_size=5)
 
 
 def digest_of(images: torch.Tensor) -> torch.Tensor:
