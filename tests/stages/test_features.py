@@ -186,8 +186,9 @@ def test_a_feature_that_cannot_be_read_is_refused(lab: Lab, setting: str, messag
             ["losses.0.module=transformer.h.0.mlp.c_fc"],
             "  losses.0.module: 'transformer.h.0.mlp.c_fc' gives (32,), and the feature "
             "'last_hidden' of the teacher is (8,): cosine: the student's features have shape "
-            "(2, 32), the teacher's (2, 8); they must be equally many and equally wide. Name a "
-            "module of the student that is as wide",
+            "(2, 32), the teacher's (2, 8); they must be equally many vectors and equally wide. "
+            "Name a module of the student that is as wide as the teacher's, or set projection = "
+            "true.\n",
         ),
         (
             ["losses.0.module=transformer.h.3"],
