@@ -67,10 +67,11 @@ def _import() -> tuple[Any, Any]:
     try:
         import torch
         from torchvision.transforms import v2
-    except ImportError as error:
+    # One that was built for another torch fails in a way of its own.
+    except (ImportError, RuntimeError) as error:
         raise SampleError(
-            f"views.augment: kind 'torchvision' needs a library that is not installed ({error}). "
-            f"Install it: {INSTALL}"
+            f"views.augment: kind 'torchvision' needs a library that is not installed, or not for "
+            f"this torch ({error}). Install it: {INSTALL}"
         ) from error
     return v2, torch
 
