@@ -99,7 +99,9 @@ class ArraySamples:
     def _names(self, places: NDArray[np.int64]) -> list[str]:
         if self.id_rows is None:
             return [str(place) for place in places.tolist()]
-        names = self._take(self.id_rows, places).tolist()
+        names: list[Any] = self._take(self.id_rows, places).tolist()
+        if self.id_rows.dtype.kind == "U":
+            return names
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
     def _take(self, rows: Rows, places: NDArray[np.int64]) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import Figure, Options, interleave, ratios, say
 from pipeline.compute import keep_freed_memory, set_threads
-from pipeline.samples import content_digests
+from pipeline.samples import Samples, content_digests, open_samples
 from pipeline.samples.arrays import ArraySamples
 from pipeline.store import (
     Plan,
@@ -49,7 +49,7 @@ def run(options: Options) -> list[Figure]:
         write_cache(folder / "cache", rows)
         raw = write_raw(folder)
         say("features: speed")
-        stream = open_stream(folder / "cache", rows)
+        stream = open_stream(folder / "cache", load_samples)
         _epoch(stream)  # checks every byte once
         seeds = iter(range(10_000))
         rounds = interleave(
@@ -71,8 +71,8 @@ def run(options: Options) -> list[Figure]:
         say("features: memory")
         write_cache(folder / "fewer", rows // FEWER)
         peaks = interleave(
-            lambda: _peak_mib(folder / "cache", rows),
-            lambda: _peak_mib(folder / "fewer", rows // FEWER),
+            lambda: _peak_mib(folder / "cache"),
+            lambda: _peak_mib(folder / "fewer"),
             options,
         )
         memory = Figure(
@@ -98,7 +98,7 @@ def write_cache(folder: Path, rows: int) -> None:
         about={"targets": KEPT.to_json(), "features": [SPEC.to_json()]},
     )
     write_plan(folder, plan)
-    samples = make_samples(rows)
+    samples = write_samples(folder.with_name(f"{folder.name}-samples"), rows)
     generator = np.random.Generator(np.random.Philox(0))
     maps = generator.standard_normal((PART_ROWS, *MAP), np.float32).astype(np.float16)
     for part in range(plan.part_count):
@@ -127,16 +127,28 @@ def write_raw(folder: Path) -> Path:
     return folder / "raw.bin"
 
 
-def make_samples(rows: int) -> ArraySamples:
-    """Make samples of four numbers, so that reading them hides nothing."""
-    inputs = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
-    ids = np.array([f"s{row}" for row in range(rows)])
-    return ArraySamples("data.train", None, inputs, np.zeros(rows, np.int64), ids)
+def write_samples(folder: Path, rows: int) -> Samples:
+    """Write samples of four numbers, so that reading them hides nothing."""
+    folder.mkdir()
+    np.save(folder / "inputs.npy", np.arange(4 * rows, dtype=np.float32).reshape(rows, 4))
+    np.save(folder / "ids.npy", np.array([f"s{row}" for row in range(rows)]))
+    return read_samples(folder)
 
 
-def open_stream(folder: Path, rows: int) -> Stream:
+def read_samples(folder: Path) -> Samples:
+    """Open samples that lie in files, so that they take no memory."""
+    return open_samples("arrays", base=folder, inputs="inputs.npy", ids="ids.npy")
+
+
+def load_samples(folder: Path) -> Samples:
+    """Open the same in memory, so that they take no time."""
+    inputs, ids = np.load(folder / "inputs.npy"), np.load(folder / "ids.npy")
+    return ArraySamples("samples", None, inputs, np.zeros(len(ids), np.int64), ids)
+
+
+def open_stream(folder: Path, open_them: Callable[[Path], Samples]) -> Stream:
     """Stream the maps alone, shuffled."""
-    samples, cache = make_samples(rows), open_cache(folder)
+    samples, cache = open_them(folder.with_name(f"{folder.name}-samples")), open_cache(folder)
     return Stream(samples, cache, batch_size=BATCH, features=[SPEC.name], soft=False)
 
 
@@ -163,19 +175,19 @@ def _batches(rows: int, seed: int) -> Iterator[np.ndarray]:
         yield order[start : start + BATCH]
 
 
-def _peak_mib(folder: Path, rows: int) -> float:
+def _peak_mib(folder: Path) -> float:
     """Read two epochs in a process of its own, and ask for the most anonymous memory it had."""
-    code = f"from benchmarks.features import tell_peak; tell_peak({str(folder)!r}, {rows})"
+    code = f"from benchmarks.features import tell_peak; tell_peak({str(folder)!r})"
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, check=True, capture_output=True, text=True, env=paths)
     return float(ended.stdout)
 
 
-def tell_peak(folder: str, rows: int) -> None:
+def tell_peak(folder: str) -> None:
     """Print the peak, in MiB, looked at after every batch."""
     keep_freed_memory()
-    stream, peak = open_stream(Path(folder), rows), 0
+    stream, peak = open_stream(Path(folder), read_samples), 0
     for _ in range(2):
         for _ in stream:
             peak = max(peak, _anonymous_kib())

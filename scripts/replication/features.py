@@ -117,7 +117,7 @@ def recipe_of(out: Path, name: str, seed: int) -> Recipe:
     """The recipe of one student."""
     losses = f"{SOFT[:-1]}, {WATCHED if name == ALONE else LOSSES[name]}]"
     place = name.replace(",", "").replace(" ", "-")
-    values = {"losses": losses, "training.seed": seed, "run.path": out / f"{place}-{seed}"}
+    values: dict[str, Path | int | str] = {"losses": losses, "training.seed": seed, "run.path": out / f"{place}-{seed}"}
     return _recipe(out, values)
 
 
@@ -130,7 +130,7 @@ def _train(out: Path, name: str, seed: int) -> Student:
         json.loads(line)
         for line in (recipe.locate(recipe.run.path) / "metrics.jsonl").read_text().splitlines()
     ]
-    kinds = [loss.kind for loss in recipe.losses[2:]]
+    kinds: list[str] = [loss.kind for loss in recipe.losses[2:]]
     values = {}
     for kind in kinds:
         told = [line[kind] for line in lines if kind in line]

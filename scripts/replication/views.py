@@ -101,7 +101,7 @@ def _train(out: Path, seed: int) -> Students:
         )
         for count in COUNTS
     }
-    fixed = {
+    fixed: dict[str, Path | int | str] = {
         "training.seed": seed,
         "training.views": '"fresh"',
         "cache.path": out / "clean",
