@@ -117,8 +117,8 @@ def recipe_of(out: Path, name: str, seed: int) -> Recipe:
     """The recipe of one student."""
     losses = f"{SOFT[:-1]}, {WATCHED if name == ALONE else LOSSES[name]}]"
     place = name.replace(",", "").replace(" ", "-")
-    values: dict[str, Path | int | str] = {"losses": losses, "training.seed": seed, "run.path": out / f"{place}-{seed}"}
-    return _recipe(out, values)
+    run = out / f"{place}-{seed}"
+    return _recipe(out, {"losses": losses, "training.seed": seed, "run.path": run})
 
 
 def _train(out: Path, name: str, seed: int) -> Student:
