@@ -1,17 +1,20 @@
-"""`pipeline inspect`: what is in a cache, in one screen; or what a model is made of."""
+"""`pipeline inspect`: what is in a cache, in one screen; or what models are made of."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
-from pipeline.errors import RecipeError
-from pipeline.experiment import ModuleSeen, check_lengths, list_modules, open_model, open_viewed
+from pipeline.experiment import describe_models
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Model
 from pipeline.store import Cache, open_cache
-from pipeline.targets import Targets, TargetSpec, decode, kept_mass, read_specs, soften
+from pipeline.targets import (
+    Targets,
+    TargetSpec,
+    decode,
+    kept_mass,
+    read_specs,
+    soften,
+)
 
 SHOWN_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHOWN_CLASSES = 4
@@ -19,31 +22,11 @@ BAR_WIDTH = 20
 
 
 def run_model(recipe: Recipe) -> dict[str, Any]:
-    """List the modules of a recipe's teacher and student, and what they answer to one sample.
+    """List the modules of a recipe's models, and what they answer to one sample.
 
-    Raises: RecipeError if the recipe names neither; ModelError if one cannot be asked.
+    Raises: RecipeError if the recipe names no model; ModelError if one cannot be asked.
     """
-    found = {}
-    for role, table, asked in (
-        ("teacher", recipe.teacher, recipe.cache),
-        ("student", recipe.student, recipe.training),
-    ):
-        if table:
-            name = asked.data if asked else "train"
-            found[role] = [asdict(each) for each in _modules(recipe, role, table.model, name)]
-    if not found:
-        line = "has neither [teacher] nor [student], so there is no model to look into"
-        raise RecipeError(recipe.file, [line])
-    return {"recipe": recipe.file, "models": found}
-
-
-def _modules(recipe: Recipe, role: str, model: Model, name: str) -> list[ModuleSeen]:
-    if name not in recipe.data:
-        line = f"data.{name}: is missing; the {role} is asked about a sample of it"
-        raise RecipeError(recipe.file, [line])
-    network = open_model(recipe, model, where=f"{role}.model").eval()
-    check_lengths(recipe, network, [name])
-    return list_modules(network, open_viewed(recipe, name), torch.device("cpu"))
+    return describe_models(recipe)
 
 
 def run(target: str, *, rows: int = 5) -> dict[str, Any]:
@@ -67,10 +50,7 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
         "backend": plan.backend,
         "compression": plan.compression,
         "targets": plan.about["targets"],
-        "features": [
-            {**each, "bytes": sum(field.entry_bytes for field in specs[each["name"]].fields)}
-            for each in plan.about.get("features", ())
-        ],
+        "features": [{**each.to_json(), "told": str(each)} for each in specs.values()],
         "views": plan.about.get("views"),
         "class_names": plan.about["class_names"],
         "skipped": len(plan.about["skipped"]),
@@ -101,6 +81,7 @@ def _field_bytes(cache: Cache) -> int:
 
 
 def _tell_models(summary: dict[str, Any]) -> str:
+    """Lay the modules out for a terminal, with how large the features will be."""
     lines = [summary["recipe"]]
     for role, modules in summary["models"].items():
         width = max((len(each["name"]) for each in modules), default=0)
@@ -108,6 +89,9 @@ def _tell_models(summary: dict[str, Any]) -> str:
         for each in modules:
             shapes = ", ".join(" x ".join(map(str, shape)) or "1" for shape in each["shapes"])
             lines.append(f"    {each['name']:{width}}  {shapes or 'not asked':20} {each['kind']}")
+    if summary["features"]:
+        lines.append("  features that the recipe keeps")
+        lines += [f"    {each['told']}" for each in summary["features"]]
     return "\n".join(lines)
 
 
@@ -133,7 +117,7 @@ def tell(summary: dict[str, Any]) -> str:
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
         "views": _views_text(summary["views"]),
         "kept": _kept_text(targets),
-        "features": _features_text(summary["features"]),
+        "features": f"\n  {'':10} ".join(each["told"] for each in summary["features"]),
         "size": f"{size}, {summary['bytes_a_position']:g} bytes a position "
         f"({summary['field_bytes_a_position']:g} of them arrays), {summary['backend']}, "
         f"compression {summary['compression']}{once}",
@@ -155,19 +139,6 @@ def _views_text(views: dict[str, Any] | None) -> str:
     steps = [each["kind"] for each in views["augment"]]
     steps += [views["mix"]["kind"]] if views["mix"] else []
     return f"{head}: {', '.join(steps)}"
-
-
-def _features_text(features: list[dict[str, Any]]) -> str:
-    """Say what each feature takes, such as `map 64 x 7 x 7 float16, 6,272 bytes a row`."""
-    told = []
-    for each in features:
-        shape = " x ".join(map(str, each["shape"])) or "1"
-        fewer = f" onto {each['width']} channels" if each["width"] else ""
-        axis = each["axis"].removesuffix("s")
-        told.append(
-            f"{each['name']} {shape}{fewer} {each['dtype']}, {each['bytes']:,} bytes a {axis}"
-        )
-    return f"\n  {'':10} ".join(told)
 
 
 def _kept_text(targets: dict[str, Any]) -> str:

@@ -26,11 +26,12 @@ from pipeline.experiment import (
     Scanned,
     check_lengths,
     count_classes,
-    measure_features,
     open_model,
+    plan_features,
     scan_data,
+    tap_features,
 )
-from pipeline.models import Network, Tap, axis_of, set_precision, weights_digest
+from pipeline.models import Network, set_precision, weights_digest
 from pipeline.recipe import Recipe
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
@@ -81,9 +82,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
     torch.manual_seed(0)
     network = open_model(recipe, teacher.model, where="teacher.model")
-    network.tap(
-        {each.name: Tap(each.module, each.reduce, each.exponent) for each in recipe.features}
-    )
+    tap_features(recipe, network)
     check_lengths(recipe, network, [cache.data])
     contents = ContentLog()
     data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
@@ -92,7 +91,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     class_count = count_classes(network, data.samples, device, whose="teacher")
     spec, tail = choose_targets(recipe, class_count)
     _check_classes(recipe, data, class_count)
-    features = _plan_features(recipe, network, data.samples, device)
+    features = plan_features(recipe, network, data.samples, device)
     settings = make_settings(
         recipe, data, network, weights=weights, threads=threads, device=device, tail=tail
     )
@@ -125,30 +124,6 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         builds_behind=device.type != "cpu",
         features=features,
     )
-
-
-def _plan_features(
-    recipe: Recipe, network: Network, samples: Samples, device: torch.device
-) -> tuple[FeatureSpec, ...]:
-    if not recipe.features:
-        return ()
-    shapes = measure_features(network, samples, device)
-    specs = []
-    for each in recipe.features:
-        chosen = each.projection
-        specs.append(
-            FeatureSpec(
-                name=each.name,
-                dtype=each.dtype,
-                shape=shapes[each.name],
-                axis=axis_of(network.task, each.reduce),
-                width=chosen.width if chosen else None,
-                seed=chosen.seed if chosen else 0,
-                reduce=each.reduce,
-                exponent=each.exponent,
-            )
-        )
-    return tuple(specs)
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:

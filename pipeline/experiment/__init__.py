@@ -5,29 +5,28 @@ nothing.
 """
 
 from pipeline.experiment.data import Joined, Scanned, join_data, open_data, open_viewed, scan_data
+from pipeline.experiment.features import plan_features, tap_features
+from pipeline.experiment.modules import describe_models
 from pipeline.experiment.networks import (
-    ModuleSeen,
     check_lengths,
     count_classes,
-    list_modules,
-    measure_features,
     open_model,
 )
 from pipeline.experiment.student import Setup, open_student
 
 __all__ = [
     "Joined",
-    "ModuleSeen",
     "Scanned",
     "Setup",
     "check_lengths",
     "count_classes",
+    "describe_models",
     "join_data",
-    "list_modules",
-    "measure_features",
     "open_data",
     "open_model",
     "open_student",
     "open_viewed",
+    "plan_features",
     "scan_data",
+    "tap_features",
 ]

@@ -1,4 +1,4 @@
-"""Where losses of features meet the cache that keeps them, and the student they are read from.
+"""Where features meet the teacher and the student they are read from, and losses the cache.
 
 A student's feature is reduced as its teacher's was. Whether the two can be compared is found out by
 comparing two zeros, so that no loss's rule is written twice.
@@ -11,15 +11,55 @@ from torch import nn
 
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import teachers_of
+from pipeline.experiment.networks import measure_features
 from pipeline.losses import LOSSES, make_projection
 from pipeline.losses.entries import settings_of
-from pipeline.models import Tap
+from pipeline.models import Network, Tap, axis_of
 from pipeline.recipe import Recipe
 from pipeline.recipe.losses import FeatureLoss, OfFeatures, name_losses
+from pipeline.samples import Samples
 from pipeline.store import open_cache
 from pipeline.targets import FeatureSpec, read_specs
 
 Shape = tuple[int, ...]
+
+
+def tap_features(recipe: Recipe, network: Network) -> None:
+    """Let a teacher be read wherever the recipe's features are.
+
+    Raises: ModelError if there is no such module.
+    """
+    network.tap(
+        {each.name: Tap(each.module, each.reduce, each.exponent) for each in recipe.features}
+    )
+
+
+def plan_features(
+    recipe: Recipe, network: Network, samples: Samples, device: torch.device
+) -> tuple[FeatureSpec, ...]:
+    """Say how each feature of the recipe will be kept, from one question to a tapped teacher.
+
+    Raises: ModelError if a module's answer cannot be reduced as the recipe says.
+    """
+    if not recipe.features:
+        return ()
+    shapes = measure_features(network, samples, device)
+    specs = []
+    for each in recipe.features:
+        chosen = each.projection
+        specs.append(
+            FeatureSpec(
+                name=each.name,
+                dtype=each.dtype,
+                shape=shapes[each.name],
+                axis=axis_of(network.task, each.reduce),
+                width=chosen.width if chosen else None,
+                seed=chosen.seed if chosen else 0,
+                reduce=each.reduce,
+                exponent=each.exponent,
+            )
+        )
+    return tuple(specs)
 
 
 def of_features(recipe: Recipe) -> dict[str, FeatureLoss]:

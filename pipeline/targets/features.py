@@ -57,6 +57,13 @@ class FeatureSpec:
             return (kept,)
         return kept, Field(name + SCALE, "float32", (), self.axis)
 
+    def __str__(self) -> str:
+        """Say what it takes, such as `map 64 x 7 x 7 float16, 6,272 bytes a row`."""
+        shape = " x ".join(map(str, self.shape)) or "1"
+        fewer = f" onto {self.width} channels" if self.width else ""
+        size, axis = sum(field.entry_bytes for field in self.fields), self.axis.removesuffix("s")
+        return f"{self.name} {shape}{fewer} {self.dtype}, {size:,} bytes a {axis}"
+
     def to_json(self) -> dict[str, Any]:
         """Give the plain values that a cache keeps."""
         return {**asdict(self), "shape": list(self.shape)}

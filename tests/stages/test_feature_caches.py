@@ -133,6 +133,9 @@ def test_the_modules_of_both_models_are_listed_with_their_shapes(lab: Lab) -> No
     listed = json.loads(run_cli("inspect", "--model", "--json", str(lab.recipe)).stdout)
     assert [each["name"] for each in listed["models"]["student"]] == [*"012345"]
     assert listed["models"]["teacher"][3]["shapes"] == [[6, 2, 2]]
+    assert "features that the recipe keeps" not in told
+    told = run_cli("inspect", "--model", str(lab.recipe), "--set", FEATURES).stdout
+    assert "    small 6 x 4 x 4 onto 2 channels int8, 36 bytes a row\n" in told
 
 
 def test_another_projection_is_another_cache(lab: Lab) -> None:

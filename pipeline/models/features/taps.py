@@ -41,7 +41,7 @@ def read_taps(
     """Collect what modules answer inside the block; of one that is called twice, the last.
 
     Each answer is the tuple of all tensors in it; of an object with a last hidden state, that.
-    With `then_stop` the block is left by AllRead once every module has answered.
+    With `then_stop` the block is left by AllRead once every module has answered for the first time.
     """
     wanted = list(dict.fromkeys(modules))
     found: dict[str, tuple[Any, ...]] = {}
