@@ -8,7 +8,8 @@ import torch
 
 from pipeline.errors import TargetError
 from pipeline.losses import LOSSES, hard_labels
-from pipeline.targets import Targets
+from pipeline.losses.hard_labels import hard_labels_term
+from pipeline.targets import MixedLabels, Targets
 
 
 def draw(positions: int, class_count: int, seed: int = 0) -> torch.Tensor:
@@ -92,3 +93,30 @@ def test_every_loss_can_be_called_as_the_table_says(name: str) -> None:
     whole = loss.function(own, reference)
     half = loss.function(own, reference, count=2 * loss.count(reference))
     assert half.item() == pytest.approx(whole.item() / 2)
+
+
+def mixed() -> MixedLabels:
+    first, second = torch.tensor([0, 1, -1, 3]), torch.tensor([2, -1, 0, 3])
+    return MixedLabels(first, second, torch.tensor([0.25, 0.5, 0.5, 0.1]))
+
+
+def test_mixed_labels_count_by_their_shares_and_only_where_both_are_known() -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probs = logits.log_softmax(1)
+    wanted = -(0.25 * probs[0, 0] + 0.75 * probs[0, 2] + probs[3, 3]) / 2
+    assert torch.allclose(hard_labels(logits, mixed()), wanted)
+    assert int(LOSSES["hard_labels"].count(mixed())) == 2
+    assert torch.autograd.gradcheck(lambda own: hard_labels(own, mixed()), logits.requires_grad_())
+
+
+def test_mixed_labels_in_chunks_are_those_at_once() -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    term = hard_labels_term(mixed())
+    parts = [term.rule(logits[cut], cut) for cut in (slice(0, 3), slice(3, 4))]
+    value = sum(float(values.sum()) for values, _ in parts) * float(term.factor)
+    assert value == pytest.approx(float(hard_labels(logits, mixed())))
+
+
+def test_a_mixed_label_that_is_no_class_is_refused() -> None:
+    with pytest.raises(TargetError, match="1 labels are not classes of the student: 3 at"):
+        hard_labels(torch.zeros(4, 3), mixed())

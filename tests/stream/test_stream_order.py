@@ -13,18 +13,21 @@ orders = st.builds(
     rows_per_part=st.integers(1, 20),
     window_parts=st.integers(1, 6),
     seed=st.none() | st.integers(-3, 2**64),
+    views=st.integers(1, 4),
 )
 
 
 def batches(
     order: Order, epoch: int, batch_size: int, first_batch: int = 0, *, grouped: bool = False
 ) -> list[list[int]]:
-    """List the rows of each batch, counted over the whole dataset."""
+    """List the rows of each batch, counted over all views."""
     rows: list[list[int]] = [[]]
-    windows = [
-        [row for part in sorted(parts.tolist()) for row in order.part_rows(part)]
-        for parts in order.windows(epoch)
-    ]
+    windows = []
+    for parts in order.windows(epoch):
+        loaded = sorted(parts.tolist())
+        held = [row for part in loaded for row in order.part_rows(part)]
+        places = order.places(loaded, epoch)
+        windows.append(held if places is None else [held[place] for place in places])
 
     def regroup(window: int, places: Rows, first: int) -> Rows:
         lengths = np.array([length_of(windows[window][place]) for place in places])
@@ -54,7 +57,8 @@ def test_every_row_comes_once_an_epoch_in_full_batches(
     order: Order, epoch: int, batch_size: int
 ) -> None:
     cut = batches(order, epoch, batch_size)
-    assert sorted(row for batch in cut for row in batch) == list(range(order.rows))
+    first = order.view(epoch) * order.rows
+    assert sorted(row for batch in cut for row in batch) == list(range(first, first + order.rows))
     assert all(len(batch) == batch_size for batch in cut[:-1])
     assert 1 <= len(cut[-1]) <= batch_size
 
@@ -80,7 +84,8 @@ def test_windows_hold_every_part_once_and_no_more_parts_than_asked(
     order: Order, epoch: int
 ) -> None:
     windows = order.windows(epoch)
-    assert sorted(np.concatenate(windows).tolist()) == list(range(order.part_count))
+    parts = sorted(np.concatenate(windows).tolist())
+    assert parts == [part for part in range(order.part_count) if order.rows_of(part, epoch)]
     assert all(len(parts) == order.window_parts for parts in windows[:-1])
     assert sum(order.window_size(parts, epoch) for parts in windows) == order.rows
 
@@ -116,8 +121,10 @@ def test_the_order_is_what_it_was_in_the_first_version() -> None:
 def test_grouped_by_length_every_row_comes_once_and_resumes_anywhere(
     order: Order, epoch: int, batch_size: int, draw: st.DataObject
 ) -> None:
+    begin = order.view(epoch) * order.rows
     whole = batches(order, epoch, batch_size, grouped=True)
-    assert sorted(row for batch in whole for row in batch) == list(range(order.rows))
+    rows = sorted(row for batch in whole for row in batch)
+    assert rows == list(range(begin, begin + order.rows))
     assert all(len(batch) == batch_size for batch in whole[:-1])
     first = draw.draw(st.integers(0, len(whole)))
     assert batches(order, epoch, batch_size, first, grouped=True) == whole[first:]
@@ -135,3 +142,11 @@ def test_grouped_batches_are_of_one_length_in_a_random_order() -> None:
 def test_without_a_seed_nothing_is_grouped() -> None:
     order = Order(30, 7, 2, seed=None)
     assert batches(order, 0, 4, grouped=True) == batches(order, 0, 4)
+
+
+def test_an_epoch_is_of_the_next_view_and_after_the_last_of_the_first() -> None:
+    order = Order(10, 4, 2, seed=1, views=3)
+    assert [order.view(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert sorted(rows_of(order, 4)) == list(range(10, 20))
+    held_out = Order(10, 4, 2, seed=None, views=3)
+    assert rows_of(held_out, 5) == list(range(10))

@@ -1,0 +1,120 @@
+"""Fields of large entries: mapped where they can be, gathered from several arrays, let go."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import make_logits, make_samples, make_spec
+
+from pipeline.errors import CorruptPart
+from pipeline.samples import content_digests
+from pipeline.store import (
+    Cache,
+    Plan,
+    SampleTable,
+    claim_part,
+    commit_part,
+    finish,
+    open_cache,
+    write_plan,
+)
+from pipeline.stream import Stream, large
+from pipeline.stream.large import LargeFields, gather, split_large
+from pipeline.targets import FeatureSpec, encode, target_fields
+
+ROWS, SHAPE = 20, (4, 15, 10)  # 1,200 bytes in float16
+SPEC = FeatureSpec("map", "float16", SHAPE, "rows")
+MAPS = np.random.default_rng(0).normal(size=(ROWS, *SHAPE)).astype(np.float16)
+
+
+def make_cache(folder: Path, backend: str = "zarr", compression: str = "none") -> Cache:
+    samples, spec, logits = make_samples(ROWS), make_spec(2), make_logits(ROWS)
+    about = {"targets": spec.to_json(), "features": [SPEC.to_json()]}
+    fields = (*target_fields(spec), *SPEC.fields)
+    plan = Plan(ROWS, 6, backend, compression, fields, {}, about)
+    write_plan(folder, plan)
+    for part in range(plan.part_count):
+        rows = plan.part_range(part)
+        read, ones = samples.read(rows), np.ones(len(rows), np.int32)
+        table = SampleTable(read.ids, content_digests(read.inputs), ones - 1, read.labels, ones)
+        arrays = encode(spec, logits[rows.start : rows.stop])
+        with claim_part(folder, part):
+            commit_part(folder, plan, part, table, arrays | {"feature_map": MAPS[rows]}, {})
+    finish(folder, plan)
+    return open_cache(folder)
+
+
+@pytest.mark.parametrize("window_parts", [1, 2, 8])
+@pytest.mark.parametrize("layout", ["zarr-none", "zarr-lz4", "parquet-none"])
+def test_every_sample_comes_with_its_own_map(
+    tmp_path: Path, layout: str, window_parts: int
+) -> None:
+    cache = make_cache(tmp_path / "cache", *layout.split("-"))
+    stream = Stream(
+        make_samples(ROWS), cache, batch_size=7, window_parts=window_parts, features=["map"]
+    )
+    for batch in (batch for _ in range(3) for batch in stream):
+        rows = batch.inputs[:, 0].long().numpy()
+        assert np.array_equal(batch.features["map"].numpy(), MAPS[rows])
+
+
+def test_without_soft_targets_only_features_are_read(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache")
+    for path in (tmp_path / "cache/targets").glob("*.zarr/logits/c.*"):
+        path.unlink()
+    stream = Stream(make_samples(ROWS), cache, batch_size=7, features=["map"], soft=False)
+    assert all(batch.targets is None for batch in stream)
+
+
+def test_raw_files_are_mapped_and_compressed_ones_are_not(tmp_path: Path) -> None:
+    raw = LargeFields(["feature_map"])
+    arrays = raw.read(make_cache(tmp_path / "raw"), 0, check=True)
+    assert not arrays["feature_map"].flags.writeable
+    assert raw.read(open_cache(tmp_path / "raw"), 0, check=True) is arrays
+    packed = LargeFields(["feature_map"])
+    packed.read(make_cache(tmp_path / "packed", "zarr", "lz4"), 0, check=True)
+    assert not packed.parts  # arrays of their own are not kept from epoch to epoch
+
+
+def test_maps_that_were_used_longest_ago_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, fields = make_cache(tmp_path / "cache"), LargeFields(["feature_map"])
+    monkeypatch.setattr(large, "KEPT_BYTES", 2 * 6 * 1200)
+    for part in (0, 1, 0, 2):
+        fields.read(cache, part, check=False)
+    assert list(fields.parts) == [0, 2]
+
+
+def test_a_flipped_byte_of_a_map_is_found_in_the_first_epoch(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache")
+    path = tmp_path / "cache/targets/00001.zarr/feature_map/c.0.0.0.0"
+    content = bytearray(path.read_bytes())
+    content[777] ^= 4
+    path.write_bytes(content)
+    stream = Stream(make_samples(ROWS), cache, batch_size=7, features=["map"])
+    with pytest.raises(CorruptPart, match=r"part 1: .*feature_map/c.0.0.0.0: its checksum differs"):
+        list(stream)
+
+
+def test_fields_are_large_from_a_kilobyte_on(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache")
+    assert split_large(cache, ["logits", "feature_map"]) == (["logits"], ["feature_map"])
+
+
+@given(
+    sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any),
+    seed=st.integers(0, 99),
+    count=st.integers(0, 20),
+    is_sorted=st.booleans(),
+)
+def test_gathering_is_taking_from_all_in_a_row(
+    sizes: list[int], seed: int, count: int, is_sorted: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    blocks = [random.normal(size=(size, 3)) for size in sizes]
+    at = random.integers(0, sum(sizes), count)
+    at = np.sort(at) if is_sorted else at
+    assert np.array_equal(gather(blocks, at), np.concatenate(blocks)[at])
