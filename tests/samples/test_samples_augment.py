@@ -1,5 +1,6 @@
 """Augmentations and mixing: what they do, and that nothing but an image's own key decides it."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -237,3 +238,30 @@ def test_without_torchvision_the_extra_is_named() -> None:
             augment(IMAGES, keys_of(6), [("torchvision", {"transform": "RandAugment"})])
     else:
         assert library_versions([]) == {}
+
+
+# Whoever changes one of these raises VERSION, for caches that were made are shown otherwise.
+FIRST_VERSION = {
+    "crop": "dae8d584df7b6228",
+    "crop reflect": "3d836d1f499fca04",
+    "flip": "eeb49ed6abc989d3",
+    "shift": "642f8d5b9f11881d",
+    "colour": "6ce34a40d7a48e16",
+    "noise": "fb98e0df93b249ce",
+}
+
+
+@pytest.mark.parametrize(("step", "digest"), zip(STEPS, FIRST_VERSION.values(), strict=True),
+                         ids=FIRST_VERSION)  # fmt: skip
+def test_views_are_what_they_were(step: tuple[str, dict[str, Any]], digest: str) -> None:
+    shown = augment(IMAGES, keys_of(6), [step])
+    assert hashlib.sha256(shown.tobytes()).hexdigest().startswith(digest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"), [("mixup", "21b7ca1877556658"), ("cutmix", "d3814e7b3b3452f2")]
+)
+def test_mixed_pairs_are_what_they_were(kind: str, digest: str) -> None:
+    shown, _ = mix(kind, IMAGES, IMAGES[::-1], keys(6, b"mix"), 0.7)
+    assert hashlib.sha256(shown.tobytes()).hexdigest().startswith(digest)
+    assert draw_partners(keys(6, b"partner"), 100).tolist() == [34, 99, 10, 75, 88, 91]

@@ -104,3 +104,9 @@ def test_a_projection_keeps_squared_distances_on_average() -> None:
     ]
     # One draw has a relative deviation of sqrt(2 / 16); their mean, of a fourteenth of it.
     assert np.mean(found) / apart == pytest.approx(1, abs=4 * (2 / 16 / 200) ** 0.5)
+
+
+def test_the_signs_of_a_seed_are_what_they_were() -> None:
+    projected = project(torch.eye(3), 5, 7) * 5**0.5
+    wanted = [[-1, 1, 1, 1, 1], [-1, -1, -1, 1, -1], [-1, 1, 1, -1, -1]]
+    assert torch.equal(projected.round(), torch.tensor(wanted, dtype=torch.float32))
