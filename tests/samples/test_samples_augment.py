@@ -251,7 +251,7 @@ FIRST_VERSION = {
 }
 
 
-@pytest.mark.parametrize(("step", "digest"), zip(STEPS, FIRST_VERSION.values(), strict=True),
+@pytest.mark.parametrize(("step", "digest"), list(zip(STEPS, FIRST_VERSION.values(), strict=True)),
                          ids=FIRST_VERSION)  # fmt: skip
 def test_views_are_what_they_were(step: tuple[str, dict[str, Any]], digest: str) -> None:
     shown = augment(IMAGES, keys_of(6), [step])
