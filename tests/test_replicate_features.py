@@ -1,9 +1,11 @@
 """What scripts/replicate says of features and of views, from made-up students."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
 from replication import features, plot, views
 from replication.features import ALONE, LOSSES, Student
@@ -78,3 +80,12 @@ def test_the_students_of_a_seed_differ_in_what_was_cached_alone(tmp_path: Path) 
     clean: Recipe = views.clean(tmp_path)
     assert clean.views is None
     assert clean.losses == many.losses
+
+
+def test_without_matplotlib_views_are_refused_before_the_long_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PipelineError, match=r"Install it: pip install .*\[plots\]"):
+        views.run(tmp_path, seeds=2)
+    assert not any(tmp_path.iterdir())

@@ -8,6 +8,14 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 
+def need_plots() -> None:
+    """Say before the long work that a plot could not be drawn after it.
+
+    Raises: PipelineError if matplotlib is missing.
+    """
+    _import()
+
+
 def draw_views(path: Path, found: Sequence[Any]) -> None:
     """Draw test accuracy against the number of cached views, between fixed targets and live ones.
 

@@ -12,7 +12,7 @@ from pipeline.progress import progress
 from pipeline.recipe import Recipe
 from replication.interval import t_interval
 from replication.live import train_live
-from replication.plot import draw_views
+from replication.plot import draw_views, need_plots
 from replication.recipes import shipped
 from replication.report import Bar, Report
 from stages import cache_teacher, train_student
@@ -39,6 +39,7 @@ class Students:
 
 def run(out: Path, *, seeds: int) -> Report:
     """Train the teacher, its caches and `seeds` students of each kind under `out`, and compare."""
+    need_plots()
     train_student.run(shipped("digits-teacher", {"run.path": out / "digits-teacher"}), quiet=True)
     for count in COUNTS:
         cache_teacher.run(cached(out, count), quiet=True)
