@@ -167,7 +167,7 @@ def run_cli(*arguments: str) -> Answer:
             main()
     finally:
         sys.argv = argv
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
     status = ended.value.code
     return Answer(status if isinstance(status, int) else 0, stdout.getvalue(), stderr.getvalue())
 

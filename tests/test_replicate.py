@@ -46,7 +46,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     values = {"teacher.model.path": teacher, "cache.path": out / "cache"}
     cache_teacher.run(shipped("digits", values), quiet=True)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     return out
 
 
