@@ -117,7 +117,7 @@ def _rows_of(work: Work, parts: Sequence[int]) -> int:
 
 
 def _planned(work: Work) -> dict[str, Any]:
-    sizes = plan_bytes_by_field(work.plan)
+    sizes = plan_bytes_by_field(work.plan, work.samples)
     return {
         "cache": str(work.folder),
         "rows": work.plan.rows,

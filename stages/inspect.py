@@ -5,28 +5,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.experiment import describe_models
-from pipeline.recipe import Recipe
 from pipeline.store import Cache, open_cache
-from pipeline.targets import (
-    Targets,
-    TargetSpec,
-    decode,
-    kept_mass,
-    read_specs,
-    soften,
-)
+from pipeline.targets import Targets, TargetSpec, decode, kept_mass, read_specs, soften
 
 SHOWN_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHOWN_CLASSES = 4
 BAR_WIDTH = 20
 
 
-def run_model(recipe: Recipe) -> dict[str, Any]:
-    """List the modules of a recipe's models, and what they answer to one sample.
-
-    Raises: RecipeError if the recipe names no model; ModelError if one cannot be asked.
-    """
-    return describe_models(recipe)
+run_model = describe_models
 
 
 def run(target: str, *, rows: int = 5) -> dict[str, Any]:

@@ -93,10 +93,9 @@ def tell(summary: dict[str, Any]) -> str:
 
 def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
     """Say when the views that were cached will be seen again."""
-    training, views = setup.recipe.training, setup.stream.order.views
-    assert training
-    epochs = -(-steps * training.accumulate // len(setup.stream))
-    if setup.stream.cache and setup.stream.views.change and epochs > views:
+    stream, views = setup.stream, setup.stream.order.views
+    epochs = -(-steps // _steps_an_epoch(setup))
+    if stream.views.change and not stream.is_fresh and epochs > views:
         say(
             f"views: {views} of each sample {'is' if views == 1 else 'are'} cached and this run "
             f"takes {epochs} epochs; from epoch {views + 1} on they are seen again",
@@ -104,10 +103,15 @@ def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
         )
 
 
+def _steps_an_epoch(setup: Setup) -> int:
+    assert setup.recipe.training
+    return -(-len(setup.stream) // setup.recipe.training.accumulate)
+
+
 def _schedule(setup: Setup) -> Schedule:
     training = setup.recipe.training
     assert training
-    an_epoch = -(-len(setup.stream) // training.accumulate)
+    an_epoch = _steps_an_epoch(setup)
     steps = training.steps or an_epoch * (training.epochs or 1)
     if training.warmup_steps >= steps:
         line = (

@@ -9,10 +9,4 @@ from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work, plan_cache
 from pipeline.caching.size import plan_bytes_by_field
 
-__all__ = [
-    "Work",
-    "answer",
-    "make_parts",
-    "plan_bytes_by_field",
-    "plan_cache",
-]
+__all__ = ["Work", "answer", "make_parts", "plan_bytes_by_field", "plan_cache"]

@@ -46,7 +46,7 @@ def make_settings(  # each is opened apart
     }
 
 
-def describe(  # each is opened apart
+def describe(
     recipe: Recipe,
     data: Scanned,
     network: Network,

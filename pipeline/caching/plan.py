@@ -109,7 +109,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         settings=settings,
         about=describe(recipe, data, network, spec, shape, features),
     )
-    check_size(recipe, plan)
+    check_size(recipe, plan, data.samples)
     return Work(
         samples=data.samples,
         contents=contents,

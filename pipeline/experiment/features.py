@@ -13,10 +13,10 @@ from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import teachers_of
 from pipeline.experiment.networks import measure_features
 from pipeline.losses import LOSSES, make_projection
-from pipeline.losses.entries import settings_of
+from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Network, Tap, axis_of
 from pipeline.recipe import Recipe
-from pipeline.recipe.losses import FeatureLoss, OfFeatures, name_losses
+from pipeline.recipe.losses import FeatureLoss, OfFeatures
 from pipeline.samples import Samples
 from pipeline.store import open_cache
 from pipeline.targets import FeatureSpec, read_specs
@@ -64,8 +64,9 @@ def plan_features(
 
 def of_features(recipe: Recipe) -> dict[str, FeatureLoss]:
     """Name the losses of a recipe that compare features."""
-    named = name_losses(recipe.losses)
-    return {name: loss for name, loss in named.items() if isinstance(loss, OfFeatures)}
+    names = name_losses([loss.kind for loss in recipe.losses])
+    named = zip(names, recipe.losses, strict=True)
+    return {name: loss for name, loss in named if isinstance(loss, OfFeatures)}
 
 
 def find_taps(recipe: Recipe) -> dict[str, Tap]:

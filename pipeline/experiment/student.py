@@ -21,7 +21,7 @@ from pipeline.experiment.networks import (
     measure_features,
     open_student_model,
 )
-from pipeline.losses.entries import settings_of
+from pipeline.losses.settings import settings_of
 from pipeline.losses.soft_targets import soft_targets_term
 from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable

@@ -1,6 +1,5 @@
 """The tables of a recipe that say what a student is asked to match."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -91,12 +90,3 @@ FROM_CACHE = [
     for table in get_args(get_args(Loss)[0])
     if table is not HardLabels
 ]
-
-
-def name_losses(losses: Sequence[Loss]) -> dict[str, Loss]:
-    """Name every loss by its kind; one whose kind occurred before is numbered."""
-    named: dict[str, Loss] = {}
-    for loss in losses:
-        same = sum(each.kind == loss.kind for each in named.values())
-        named[loss.kind + (f"_#{same + 1}" if same else "")] = loss
-    return named

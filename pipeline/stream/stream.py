@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SampleError
 from pipeline.samples import (
     Locator,
     SampleBatch,
@@ -133,8 +133,8 @@ class Stream(IterableDataset[Batch]):
     ) -> None:
         self.samples, self.cache = samples, cache
         self.batch_size, self.group_by_length = batch_size, group_by_length
-        self.views = fresh or (_views(cache, samples) if cache else views_of(samples))
-        self._is_fresh = (cache is None or fresh is not None) and seed is not None
+        self.views = _views(samples, cache, fresh)
+        self.is_fresh = (cache is None or fresh is not None) and seed is not None
         kept = self.views.count if cache and not fresh else 1
         rows = cache.plan.rows // kept if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
@@ -257,7 +257,7 @@ class Stream(IterableDataset[Batch]):
         """
         window, at = self._load(parts), np.sort(self._at(parts, places, epoch))
         # Held-out data is asked the same questions at every evaluation.
-        later = epoch if self._is_fresh else 0
+        later = epoch if self.is_fresh else 0
         numbers = window.views[at] + later
         read = self.samples.read(window.indices[at])
         if self.views.change:
@@ -324,8 +324,17 @@ def _identities(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]
         yield table.ids[:left], table.digests[:left]
 
 
-def _views(cache: Cache, samples: Samples) -> Views:
+def _views(samples: Samples, cache: Cache | None, fresh: Views | None) -> Views:
+    if cache is None:
+        return fresh or views_of(samples)
     settings, tokens = cache.plan.about.get("views"), tokens_of(samples)
+    if fresh and settings:
+        raise SampleError(
+            f"{cache.path}: holds views of its own, so its samples cannot be shown in fresh ones; "
+            "the teacher saw others. Leave fresh out, or cache the samples as they are."
+        )
+    if fresh:
+        return fresh
     counts = None
     if settings and tokens:
         counts = decode_token_counts(cache.read_shared(), tokens.vocabulary)

@@ -45,7 +45,7 @@ class Window:
 
     def sizes(self, places: Rows) -> Rows:
         """Count the rows of the part that each row lies in. Shapes: places (n,); returns (n,)."""
-        part = np.searchsorted(self.bounds, places, side="right") - 1
+        part = self._parts_of(places)
         found: Rows = self.bounds[part + 1] - self.bounds[part]
         return found
 
@@ -54,9 +54,11 @@ class Window:
 
         Shapes: places (n,).
         """
-        part = np.searchsorted(self.bounds, places, side="right") - 1
-        starts = self.bounds[part]
+        starts = self.bounds[self._parts_of(places)]
         return lambda within: (self.indices[starts + within], self.views[starts + within] + later)
+
+    def _parts_of(self, places: Rows) -> Rows:
+        return np.searchsorted(self.bounds, places, side="right") - 1
 
     def gather(self, places: Rows) -> dict[str, Array]:
         """Copy the fields of some rows, one after the other. Shapes: places (n,)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.losses import LOSSES, Loss, Term, fused_losses
-from pipeline.losses.entries import settings_of
+from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output
 from pipeline.stream import Batch
 
@@ -42,19 +42,18 @@ Sums = tuple[list[Tensor], Tensor]
 
 def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
     """Look up a recipe's losses, those of features last; a kind that occurs twice is numbered."""
-    weighted: list[WeightedLoss] = []
-    for entry in entries:
-        same = sum(each.name.partition("_#")[0] == entry["kind"] for each in weighted)
-        weighted.append(
-            WeightedLoss(
-                name=entry["kind"] + (f"_#{same + 1}" if same else ""),
-                loss=LOSSES[entry["kind"]],
-                weight=entry["weight"],
-                settings=settings_of(entry),
-                feature=entry.get("feature"),
-                first_steps=entry.get("first_steps"),
-            )
+    names = name_losses([entry["kind"] for entry in entries])
+    weighted = [
+        WeightedLoss(
+            name=name,
+            loss=LOSSES[entry["kind"]],
+            weight=entry["weight"],
+            settings=settings_of(entry),
+            feature=entry.get("feature"),
+            first_steps=entry.get("first_steps"),
         )
+        for name, entry in zip(names, entries, strict=True)
+    ]
     return sorted(weighted, key=lambda each: each.loss.needs == "features")
 
 

@@ -10,7 +10,7 @@ from pipeline.caching.size import ROWS_PER_PART as LARGEST_PART
 from pipeline.compute.accelerator import MIXED_PRECISIONS
 from pipeline.losses import LOSSES
 from pipeline.losses.divergence import DIVERGENCES
-from pipeline.losses.entries import BESIDE
+from pipeline.losses.settings import BESIDE
 from pipeline.losses.soft_targets import WEIGHTS
 from pipeline.losses.tails import RULES
 from pipeline.models.loading import KINDS as MODEL_KINDS
