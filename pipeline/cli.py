@@ -109,6 +109,26 @@ def cache_teacher(
     _show(stage, summary, as_json)
 
 
+@pipeline.command("pseudo-label")
+@recipe_options
+@dry_run_option("any row is labelled")
+@output_options
+def pseudo_label(
+    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Turn a cache of unlabelled data into labels with a stated error.
+
+    Neither the teacher nor the data is needed. One Parquet table, a summary, a page to look at.
+
+    Example: pipeline pseudo-label data/recipes/digits-unlabelled.toml
+    """
+    import stages.pseudo_label as stage
+    from pipeline.recipe import load_recipe
+
+    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
+    _show(stage, summary, as_json)
+
+
 @pipeline.command("train-student")
 @recipe_options
 @dry_run_option("the first optimiser step")

@@ -68,8 +68,7 @@ class Tally:
 
         Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
         """
-        _, confidence, correct = self.bins
-        return float((confidence - correct).abs().sum()) / self.labelled if self.labelled else None
+        return calibration_error(self.bins) if self.labelled else None
 
 
 def tally(logits: Tensor, labels: Tensor, teacher_classes: Tensor | None = None) -> Tally:
@@ -90,11 +89,25 @@ def tally(logits: Tensor, labels: Tensor, teacher_classes: Tensor | None = None)
         surprise=-float(log_probs.gather(1, labels[:, None]).double().sum()),
         compared=0 if teacher_classes is None else len(teacher_classes),
         agreed=agreed,
-        bins=_calibration_bins(confidence, correct),
+        bins=bin_confidence(confidence, correct),
     )
 
 
-def _calibration_bins(confidence: Tensor, correct: Tensor) -> Tensor:
+def calibration_error(bins: Tensor) -> float:
+    """Give the expected calibration error of at least one position. Shapes: bins (3, 15).
+
+    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
+    """
+    count, confidence, correct = bins
+    return float((confidence - correct).abs().sum() / count.sum())
+
+
+def bin_confidence(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Sort positions into equal-width bins of confidence, and add up each.
+
+    Shapes: confidence and correct (P,); returns (3, 15): positions, sum of confidence, and number
+        correct.
+    """
     # A confidence of exactly 1 belongs to the last bin.
     place = (confidence * CALIBRATION_BINS).long().clamp_(max=CALIBRATION_BINS - 1)
     rows = torch.stack([torch.ones_like(confidence), confidence, correct.float()]).double()

@@ -16,19 +16,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "factories": set(),
     "keyed": set(),
+    "spool": set(),
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
     "compute": set(),
-    "samples": {"factories", "keyed"},
+    "samples": {"factories", "keyed", "spool"},
     "models": {"factories"},
     "store": set(),
     "targets": {"keyed", "store.fields"},
     "losses": {"targets"},
-    "stream": {"samples", "store", "targets"},
+    "labelling": {"compute", "metrics", "spool", "store", "targets"},
+    "stream": {"labelling", "samples", "spool", "store", "targets"},
     "training": {"compute", "losses", "metrics", "models", "stream", "targets"},
     "experiment": {
         "compute",
+        "labelling",
         "losses",
         "models",
         "progress",
@@ -55,7 +58,8 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"progress"},
     "zarr": {"store"},
     "numcodecs": {"store"},
-    "pyarrow": {"store", "samples"},
+    "pyarrow": {"labelling", "store", "samples"},
+    "scipy": {"labelling"},
     "PIL": {"samples"},
     "dask": {"compute"},
     "accelerate": {"compute", "training"},
@@ -65,7 +69,7 @@ ONLY_IN: dict[str, set[str]] = {
     "safetensors": {"models", "training"},
 }
 WITHOUT_TORCH = {
-    *("store", "samples", "recipe", "errors", "factories", "keyed", "progress", "cli"),
+    *("store", "samples", "recipe", "errors", "factories", "keyed", "spool", "progress", "cli"),
 }
 # What a user's own augmentations run in; it is imported when they are.
 RUNS_TORCH = {"torchvision.py"}

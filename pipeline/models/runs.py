@@ -14,6 +14,8 @@ from pipeline.errors import ModelError
 
 REFERENCE_FILE = "model.json"
 WEIGHTS_FILE = "best.safetensors"
+# What the run says of itself once it has ended.
+RESULT_FILE = "result.json"
 REQUIRED = ("kind", "base", "weights", "weights_sha256")
 
 
@@ -57,6 +59,15 @@ def read_reference(run_folder: Path, where: str) -> dict[str, object]:
             "Restore the file, or train that run again."
         )
     return {**document, "base": run_folder / str(document["base"]), "weights": weights}
+
+
+def read_trained_on(run_folder: Path) -> str | None:
+    """Give the digest of the data that a finished run was trained on, without a cache; or None."""
+    path = run_folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    digest: str | None = json.loads(path.read_text(encoding="utf-8")).get("data")
+    return digest
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr
 
 from pipeline.recipe.features import Feature
 from pipeline.recipe.losses import Loss
+from pipeline.recipe.pseudo_labels import PseudoLabels
 from pipeline.recipe.schema import (
     Cache,
     Data,
@@ -30,6 +31,7 @@ class Recipe(Table):
     targets: Targets | None = None
     features: Annotated[tuple[Feature, ...], Field(strict=False)] = ()
     cache: Cache | None = None
+    pseudo_labels: PseudoLabels | None = None
     student: Student | None = None
     losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
     training: Training | None = None

@@ -42,11 +42,15 @@ class Table(BaseModel):
 
 
 class Subset(Table):
-    """A seeded subset of a dataset; `balanced` takes equally many of every class."""
+    """A seeded subset of a dataset; `balanced` takes equally many of every class.
 
-    count: Positive
+    With `skip` the first so many are left out; without `count` all others are taken.
+    """
+
+    count: Positive | None = None
     seed: Seed = 0
     balanced: bool = False
+    skip: Annotated[int, Field(ge=0)] = 0
 
 
 class Dataset(Table):

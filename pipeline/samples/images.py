@@ -26,6 +26,9 @@ FITS = ("crop", "stretch")
 # Pillow decodes outside the GIL; more threads than this only crowd the teacher's own.
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
+# A thumbnail's longer side, in pixels; smaller images are enlarged by whole factors.
+LARGEST, SMALLEST = 128, 56
+
 
 @dataclass(frozen=True)
 class ImageOptions:
@@ -222,3 +225,19 @@ def _image_paths(root: Path, folder: str) -> list[str]:
         within = Path(place).relative_to(root)
         found += [(within / file).as_posix() for file in files if _is_image(file)]
     return sorted(found)
+
+
+def encode_png(image: NDArray[Any]) -> bytes | None:
+    """Make a PNG of an image of 8 bits; None of anything else. Shapes: image (1 or 3, H, W)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
+        return None
+    channels_last = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+    picture = Image.fromarray(np.ascontiguousarray(channels_last))
+    if max(picture.size) < SMALLEST:
+        factor = SMALLEST // max(picture.size)
+        size = (picture.width * factor, picture.height * factor)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    picture.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

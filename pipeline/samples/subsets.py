@@ -64,21 +64,40 @@ class Subset:
         return read_labels(self.samples, self.indices[as_indices(indices, len(self))])
 
 
-def subset(samples: Samples, *, count: int, seed: int, balanced: bool = False) -> Subset:
+def subset(
+    samples: Samples, *, count: int | None = None, seed: int, balanced: bool = False, skip: int = 0
+) -> Subset:
     """Choose `count` samples by a seeded permutation; `balanced` takes equally many of each class.
 
-    With one seed, a smaller subset is contained in a larger one. The order of the dataset is kept.
+    With one seed, a smaller subset is contained in a larger one; with `skip` the first so many are
+    left out, so that subsets of one seed can share no sample. Without a count all others are taken.
+    The order of the dataset is kept.
 
     Raises: SampleError if there are too few samples, in all or of a class, or no labels.
     """
-    if not 0 < count <= len(samples):
+    total = len(samples)
+    if count is not None and not 0 < count <= total - skip:
+        after = f" after the first {skip:,}" if skip else ""
         raise SampleError(
             f"{samples.name}: a subset of {count:,} cannot be taken; "
-            f"count must be between 1 and {len(samples):,}, the number of samples"
+            f"count must be between 1 and {total - skip:,}, the number of samples{after}"
         )
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(samples))
-    chosen = _balanced(samples, order, count) if balanced else order[:count]
-    return Subset(samples, np.sort(chosen))
+    if not 0 <= skip < total:
+        raise SampleError(
+            f"{samples.name}: a subset cannot skip {skip:,} samples; there are {total:,}"
+        )
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
+    first = _first(samples, order, skip, balanced)
+    if count is None:
+        return Subset(samples, np.delete(np.arange(total), first))
+    chosen = _first(samples, order, skip + count, balanced)
+    return Subset(samples, np.setdiff1d(chosen, first))
+
+
+def _first(
+    samples: Samples, order: NDArray[np.int64], count: int, balanced: bool
+) -> NDArray[np.int64]:
+    return _balanced(samples, order, count) if balanced and count else order[:count]
 
 
 def without(samples: Samples, skipped: Sequence[int]) -> Samples:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.samples import Maskable, SampleBatch, Tokens
 from pipeline.samples.batch import Indices, as_indices
-from pipeline.samples.text.spool import Spool
 from pipeline.samples.text.tokens import Task
+from pipeline.spool import Spool
 from pipeline.store import Cache, open_cache
 from pipeline.stream.token_rows import decode_rows, decode_token_counts
 

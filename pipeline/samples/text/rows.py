@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
-from pipeline.samples.text.spool import Spool
 from pipeline.samples.text.tokenizer import Ids, Tokenizer, open_tokenizer
 from pipeline.samples.text.tokens import Maskable, Task, Tokens, token_row
+from pipeline.spool import Spool
 
 # A piece of a document: where its tokens begin, how many there are, and which piece of which
 # document of which file it is. No tokens: the document has a fault.

@@ -42,11 +42,12 @@ class Masking:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Turns texts into ids below `vocabulary`; `digest` is of everything that decides them."""
+    """Turns texts into ids below `vocabulary`, and back; `digest` is of all that decides them."""
 
     vocabulary: int
     digest: str
     encode: Callable[[Sequence[str]], list[Ids]]
+    decode: Callable[[Sequence[int]], str]
     masking: Masking | None = None
 
 
@@ -105,7 +106,7 @@ def open_tokenizer(
     description = json.dumps([json.loads(opened.to_str()), end], sort_keys=True)
     # Ids may have gaps, so that there are fewer of them than the largest says.
     vocabulary = 1 + max(opened.get_vocab().values(), default=-1)
-    return Tokenizer(vocabulary, _digest(description), encode, masking)
+    return Tokenizer(vocabulary, _digest(description), encode, opened.decode, masking)
 
 
 def _masking(opened: Any, where: str, named: str | None) -> Masking:
@@ -151,9 +152,12 @@ def _of_bytes(where: str, end: str | None, masks: bool, mask_token: str | None) 
     def encode(texts: Sequence[str]) -> list[Ids]:
         return [np.array([*text.encode(), *last], np.int32) for text in texts]
 
+    def decode(ids: Sequence[int]) -> str:
+        return bytes(each for each in ids if each < BYTE_END).decode(errors="replace")
+
     masking = Masking(BYTE_MASK, (BYTE_END, BYTE_MASK)) if masks else None
     vocabulary = (BYTE_MASK if masks else BYTE_END) + 1
-    return Tokenizer(vocabulary, _digest(f"{BYTES} {end}"), encode, masking)
+    return Tokenizer(vocabulary, _digest(f"{BYTES} {end}"), encode, decode, masking)
 
 
 def _digest(description: str) -> str:

@@ -5,7 +5,7 @@ A row is int32 (2, L): token ids, and the number of the document that each belon
 the token that was there where it is asked for, -1 elsewhere. Knows neither files nor tokenizers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -16,6 +16,8 @@ from pipeline.samples.batch import SampleBatch, Samples
 
 Task = Literal["label", "next_token", "masked_token"]
 PADDING = -1
+# Of a text that is shown to a person.
+LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,9 @@ def token_row(pieces: Sequence[NDArray[np.int32]], length: int) -> NDArray[np.in
         row[1, place : place + len(piece)] = number
         place += len(piece)
     return row
+
+
+def read_text(row: NDArray[Any], decode: Callable[[Sequence[int]], str]) -> str:
+    """Spell out a row of tokens, as far as a person will read. Shapes: row (2, L)."""
+    text = decode(row[0][row[1] != PADDING].tolist())
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ..."

@@ -1,0 +1,151 @@
+"""`pipeline pseudo-label`: turn a cache of unlabelled data into labels with a stated error."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.compute import set_threads
+from pipeline.errors import CacheError, FingerprintMismatch, PipelineError, list_differences
+from pipeline.experiment.pseudo_labels import Planned, plan_labels
+from pipeline.labelling import (
+    PAGE_FILE,
+    SUMMARY_FILE,
+    TABLE_FILE,
+    make_labels,
+    read_summary,
+    refuse_strangers,
+    write_summary,
+)
+from pipeline.progress import progress, say
+from pipeline.recipe import Recipe, require_tables
+
+SHOWN_CLASSES = 12
+
+
+def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Choose pseudo-labels for every row of a cache, and write them as one table.
+
+    Raises: PipelineError for everything a user can mend; nothing has been written by then.
+    """
+    started = time.perf_counter()
+    require_tables(recipe, "pseudo-label", "pseudo_labels")
+    assert recipe.pseudo_labels
+    folder = recipe.locate(recipe.pseudo_labels.path)
+    refuse_strangers(folder, (TABLE_FILE, SUMMARY_FILE, PAGE_FILE))
+    set_threads(1)  # parts are worked on side by side, each on one
+    planned = plan_labels(recipe)
+    if (there := read_summary(folder)) is not None:
+        _check_settings(folder, there["settings"], planned.settings)
+        say(f"{folder}: is there already; delete the folder to make it again", quiet)
+        return there
+    if dry_run:
+        return {"folder": str(folder), "rows": planned.cache.plan.rows}
+    _make_folder(folder)
+    try:
+        summary = _label(planned, folder, quiet)
+    except PipelineError:
+        _remove_if_empty(folder)
+        raise
+    for warning in summary["warnings"]:
+        say(f"warning: {warning}", quiet)
+    summary["elapsed_s"] = round(time.perf_counter() - started, 3)
+    write_summary(folder, summary)
+    return summary
+
+
+def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
+    labelling, calibration = planned.calibrate()
+    rows = planned.cache.plan.rows
+    with progress("pseudo-label", total=2 * rows, quiet=quiet) as advance:
+        summary = make_labels(labelling, folder, advance=advance, look=planned.look)
+    summary["warnings"] += planned.warnings
+    return {
+        "folder": str(folder),
+        "table": str(folder / TABLE_FILE),
+        "page": str(folder / PAGE_FILE),
+        "temperature": labelling.temperature,
+        "calibration": calibration.to_json() if calibration else None,
+        "settings": planned.settings,
+        **summary,
+        "size_bytes": (folder / TABLE_FILE).stat().st_size,
+    }
+
+
+def _check_settings(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    if lines := list_differences((there, here)):
+        head = f"{folder}: these pseudo-labels were made from another setup"
+        advice = "Name another folder with --set pseudo_labels.path=..., or delete this one."
+        raise FingerprintMismatch("\n  ".join([head, *lines, advice]))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: cannot be made: {error.strerror}. Allow this user to write, or name "
+            "another folder with --set pseudo_labels.path=..."
+        ) from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not os.listdir(folder):
+        folder.rmdir()
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Say what was kept, how right it is, and where to look."""
+    if "chosen" not in summary:
+        return f"{summary['folder']}: dry run: {summary['rows']:,} rows; nothing was written"
+    share = summary["chosen"] / summary["rows"]
+    lines = [
+        f"{summary['table']}: {summary['chosen']:,} of {summary['rows']:,} rows have a "
+        f"pseudo-label ({share:.1%}), {summary['rows_an_epoch']:,} rows an epoch"
+    ]
+    if found := summary["calibration"]:
+        lines.append(
+            f"  temperature {found['temperature']:.3f}: on {found['labelled']:,} labelled rows nll "
+            f"{found['nll_before']:.4f} to {found['nll_after']:.4f} nats, calibration error "
+            f"{found['ece_before']:.4f} to {found['ece_after']:.4f} ({found['bins']} bins)"
+        )
+    lines += [f"  {text}" for text in _precision(summary)]
+    lines += [f"  {text}" for text in _classes(summary["classes"])]
+    lines += [f"  warning: {warning}" for warning in summary["warnings"]]
+    lines.append(f"  look at {summary['page']} before you train")
+    return "\n".join(lines)
+
+
+def _precision(summary: dict[str, Any]) -> list[str]:
+    sure = summary["mean_confidence_of_chosen"]
+    told = [f"the teacher's mean confidence in what was chosen is {sure:.4f}"]
+    expected = summary["expected_precision"]
+    if expected is None:
+        told[0] += "; without a labelled cache nothing else says how many are right"
+    elif expected["count"]:
+        told.append(
+            f"expected precision {expected['right'] / expected['count']:.4f}, 95 % interval "
+            f"{expected['low']:.4f} to {expected['high']:.4f}: {expected['right']:,} of the "
+            f"{expected['count']:,} labelled rows that the same limits choose are right"
+        )
+    rule = summary["settings"]["rule"]
+    if rule["kind"] == "precision":
+        scope = "in every class that has any" if rule["every_class"] else "over all classes"
+        told.append(
+            f"promised: {rule['at_least']:g} or more of them right {scope}, at "
+            f"{rule['confidence']:g} confidence, if the unlabelled rows are like the labelled"
+        )
+    return told
+
+
+def _classes(classes: list[dict[str, Any]]) -> list[str]:
+    shown = classes[:SHOWN_CLASSES]
+    width = max(len(str(each["name"] or each["label"])) for each in shown)
+    lines = [f"{'class':{max(width, 5)}} {'predicted':>10} {'chosen':>10} {'an epoch':>10}"]
+    lines += [
+        f"{each['name'] or each['label']!s:{max(width, 5)}} {each['predicted']:>10,} "
+        f"{each['chosen']:>10,} {each['copies']:>10,}"
+        for each in shown
+    ]
+    more = len(classes) - len(shown)
+    return [*lines, f"and {more:,} more classes, in the summary"] if more > 0 else lines
