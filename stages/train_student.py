@@ -93,14 +93,15 @@ def tell(summary: dict[str, Any]) -> str:
 
 def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
     """Say when the views that were cached will be seen again."""
-    stream, views = setup.stream, setup.stream.order.views
     epochs = -(-steps // _steps_an_epoch(setup))
-    if stream.views.change and not stream.is_fresh and epochs > views:
-        say(
-            f"views: {views} of each sample {'is' if views == 1 else 'are'} cached and this run "
-            f"takes {epochs} epochs; from epoch {views + 1} on they are seen again",
-            quiet,
-        )
+    for stream in setup.streams:
+        views = stream.order.views
+        if stream.views.change and not stream.is_fresh and epochs > views:
+            say(
+                f"views: {views} of each sample {'is' if views == 1 else 'are'} cached and this "
+                f"run takes {epochs} epochs; from epoch {views + 1} on they are seen again",
+                quiet,
+            )
 
 
 def _steps_an_epoch(setup: Setup) -> int:
@@ -156,7 +157,7 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
     start = _resume(setup, optimizer)
     with (
-        guard_memory(training.batch_size, "training"),
+        guard_memory(training.rows_a_batch, "training"),
         progress(
             "train-student", total=schedule.steps, unit="steps", done=start.step, quiet=quiet
         ) as advance,
@@ -180,7 +181,7 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "gradient_share": _mean_shares(setup),
         **{
             key: setup.identity[key]
-            for key in ("cache", "teachers", "data")
+            for key in ("cache", "teachers", "data", "sources")
             if key in setup.identity
         },
     }
@@ -211,7 +212,7 @@ def _mean_shares(setup: Setup) -> dict[str, float]:
 def _tokenizer(recipe: Recipe) -> Path | None:
     """Find the folder of the tokenizer that the student's data was read with."""
     assert recipe.training
-    source = getattr(recipe.data[recipe.training.data], "tokenizer", None)
+    source = getattr(recipe.data[recipe.training.names[0]], "tokenizer", None)
     return recipe.locate(source) if source and recipe.locate(source).is_dir() else None
 
 

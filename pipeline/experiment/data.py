@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import FingerprintMismatch, SampleError, list_differences
+from pipeline.labelling import PseudoLabelTable, open_table
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
 from pipeline.samples import (
@@ -109,8 +110,9 @@ def recipe_views(recipe: Recipe, name: str, samples: Samples) -> Views:
     on, and of what is cached where nothing is trained: what a student is judged by stays as it is.
     """
     options = recipe.views.model_dump(exclude_none=True) if recipe.views else {}
-    trained = recipe.training.data if recipe.training else recipe.cache and recipe.cache.data
-    if name != trained and tokens_of(samples) is None:
+    cached = (recipe.cache.data,) if recipe.cache else ()
+    trained = recipe.training.names if recipe.training else cached
+    if name not in trained and tokens_of(samples) is None:
         return Views()
     return make_views(samples, **options)
 
@@ -129,21 +131,26 @@ def join_data(
     cache_place: str | None,
     *,
     also: Sequence[str] = (),
+    pseudo_place: str | None = None,
     quiet: bool,
     **options: Any,
 ) -> Joined:
     """Stream the dataset [data.NAME], joined to the targets of a cache if one is named.
 
-    `also` are the places of caches of further teachers.
+    `also` are the places of caches of further teachers, `pseudo_place` that of pseudo-labels.
 
     Raises: SampleError if the data is not what the recipe says, or not what the caches were made
         from; CacheError if there is no complete cache.
     """
+    known: dict[str, Any] = {}
+    if pseudo_place is not None:
+        table = _open_table(recipe, name, pseudo_place)
+        options["pseudo_labels"], known["pseudo_labels"] = table, table.sha256()
     if cache_place is None:
         data = scan_data(recipe, name, quiet=quiet)
         highest = max([_highest_token(data.samples), *data.scan.label_counts])
         settings = views_of(data.samples).settings
-        known = {"data": data.scan.digest} | ({"views": settings} if settings else {})
+        known |= {"data": data.scan.digest} | ({"views": settings} if settings else {})
         return Joined(Stream(data.samples, **options), highest, known)
     samples = open_data(recipe, name)
     cache, *others = (open_cache(recipe.locate(place)) for place in (cache_place, *also))
@@ -158,10 +165,25 @@ def join_data(
     with progress(f"comparing data.{name}", total=count, quiet=quiet) as advance:
         stream = Stream(samples, cache, also=others, advance=advance, fresh=fresh, **options)
     highest, labels = _labels(samples, cache)
-    identity: dict[str, Any] = {"cache": cache.digest, "labels": labels, **_teachers(stream)}
+    identity = {**known, "cache": cache.digest, "labels": labels, **_teachers(stream)}
     if fresh:
         identity["views"] = fresh.settings
     return Joined(stream, highest, identity)
+
+
+def _open_table(recipe: Recipe, name: str, place: str) -> PseudoLabelTable:
+    """Open a table of pseudo-labels whose classes are those of the data.
+
+    Raises: SampleError if they are not.
+    """
+    table, names = open_table(recipe.locate(place)), recipe.data[name].class_names
+    there = table.about["class_names"]
+    if names and there and tuple(there) != tuple(names):
+        raise SampleError(
+            f"{table.path}: is of the classes {', '.join(there[:SHOWN_SKIPS])}, but data.{name} "
+            f"has {', '.join(names[:SHOWN_SKIPS])}. Label with a teacher of the same classes."
+        )
+    return table
 
 
 def _teachers(stream: Stream) -> dict[str, Any]:
@@ -242,7 +264,7 @@ def _chosen(settings: dict[str, Any] | None) -> dict[str, Any]:
 
 def _is_fresh(recipe: Recipe, name: str) -> bool:
     training = recipe.training
-    return training is not None and training.views == "fresh" and name == training.data
+    return training is not None and training.views == "fresh" and name in training.names
 
 
 def _fresh_views(recipe: Recipe, name: str, samples: Samples) -> Views | None:

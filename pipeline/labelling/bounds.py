@@ -77,7 +77,7 @@ def find_widest(
     many are looked at. Taking the widest of all that pass would not.
 
     Shapes: doubts and right (n,).
-    Source: Angelopoulos et al. 2021, arXiv:2110.01052 (fixed sequence testing); Geifman and El-Yaniv
+    Source: Angelopoulos et al. 2021, arXiv:2110.01052 (fixed sequences); Geifman and El-Yaniv
         2017, arXiv:1705.08500 (the promise).
     """
     order = np.argsort(doubts, kind="stable")

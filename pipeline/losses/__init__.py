@@ -20,6 +20,7 @@ from pipeline.losses.features.projection import make_projection
 from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
 from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
+from pipeline.losses.pseudo_labels import count_pseudo, pseudo_labels, pseudo_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
 from pipeline.losses.term import Term
 
@@ -29,7 +30,7 @@ class Loss:
     """A loss, what of a batch it needs, and how many positions of that it averages over."""
 
     function: Callable[..., Tensor]
-    needs: Literal["targets", "labels", "features"]
+    needs: Literal["targets", "labels", "pseudo_labels", "features"]
     count: Callable[..., Tensor | int]
     # None where the loss is not one of logits.
     term: Callable[..., Term] | None
@@ -38,6 +39,7 @@ class Loss:
 LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
     "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
+    "pseudo_labels": Loss(pseudo_labels, "pseudo_labels", count_pseudo, pseudo_labels_term),
     "cosine": Loss(cosine, "features", count_entries, None),
     "hint": Loss(hint, "features", count_entries, None),
     "attention_transfer": Loss(attention_transfer, "features", count_entries, None),
@@ -56,6 +58,7 @@ __all__ = [
     "hard_labels",
     "hint",
     "make_projection",
+    "pseudo_labels",
     "relational_angle",
     "relational_distance",
     "similarity",

@@ -28,7 +28,7 @@ def hard_labels(
     """
     if isinstance(labels, MixedLabels):
         return apply(hard_labels_term(labels, count), student_logits)
-    _check(student_logits, labels)
+    check_labels(student_logits, labels)
     total = cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
     )
@@ -42,7 +42,7 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
         here = labels[places]
-        _check(logits, here)
+        check_labels(logits, here)
         known = here != UNLABELLED
         at = here.clamp(min=0)[:, None]
         log_probs = logits.log_softmax(1)
@@ -82,7 +82,11 @@ def _known(labels: Labels) -> Tensor:
     return labels != UNLABELLED
 
 
-def _check(student_logits: Tensor, labels: Tensor) -> None:
+def check_labels(student_logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are not classes. Shapes: student_logits (P, C), labels (P,).
+
+    Raises: TargetError naming the first five.
+    """
     if labels.shape != student_logits.shape[:1]:
         raise TargetError(
             f"hard_labels: labels have shape {tuple(labels.shape)}; the student's logits are "

@@ -20,7 +20,7 @@ from pipeline.losses.tails import FORWARD_ONLY, RULES, Answer, dense
 from pipeline.losses.term import Term, apply
 from pipeline.targets import Mixture, Targets, check_temperature
 
-WEIGHTS = ("confidence", "entropy")
+WEIGHTS = ("confidence", "entropy", "pseudo_label")
 # What one teacher said, or several.
 Taught = Targets | Mixture
 # From the richest to the plainest of those that are chosen where none is named.
@@ -66,7 +66,8 @@ def soft_targets(  # noqa: PLR0913
 
     `divergence` is "forward_kl", KL(teacher || student), "reverse_kl", or "jensen_shannon", with
     `beta` as the teacher's weight in the mixture. `weigh_by` lets a position count as much as the
-    teacher's "confidence", its largest probability, or its "entropy", over log C.
+    teacher's "confidence", its largest probability, its "entropy", over log C, or what a table of
+    pseudo-labels says, "pseudo_label".
 
     Shapes: student_logits (P, C) or wider; targets of P positions; returns ().
     Units:  nats, times temperature squared.

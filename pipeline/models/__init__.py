@@ -11,7 +11,14 @@ from pipeline.models.huggingface import save_pretrained
 from pipeline.models.initialise import copy_layers
 from pipeline.models.language import context_of, vocabulary_of
 from pipeline.models.loading import load_network
-from pipeline.models.network import BLOCK_ELEMENTS, Network, Output, prepare, set_precision
+from pipeline.models.network import (
+    BLOCK_ELEMENTS,
+    Network,
+    Output,
+    prepare,
+    set_precision,
+    split_output,
+)
 from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 
@@ -32,6 +39,7 @@ __all__ = [
     "save_pretrained",
     "save_reference",
     "set_precision",
+    "split_output",
     "vocabulary_of",
     "weights_digest",
 ]

@@ -69,6 +69,24 @@ class Output:
             yield self.head(self.states[start : start + size])
 
 
+def split_output(output: Output, rows: Sequence[int]) -> list[Output]:
+    """Cut an output into those of so many rows each, one behind another."""
+    pieces, row, position = [], 0, 0
+    for count in rows:
+        positions = output.positions[row : row + count]
+        stop = position + (count if len(output) == len(output.positions) else int(positions.sum()))
+        features = {
+            name: each[row : row + count]
+            if len(each) == len(output.positions)
+            else each[position:stop]
+            for name, each in output.features.items()
+        }
+        states = output.states[position:stop]
+        pieces.append(replace(output, states=states, positions=positions, features=features))
+        row, position = row + count, stop
+    return pieces
+
+
 # Of a pass that ended early.
 _NOTHING = Output(torch.empty(0, 0), torch.empty(0, dtype=torch.int64))
 

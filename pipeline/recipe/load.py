@@ -123,10 +123,13 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
     datasets = _table(written, "data")
     for table, default in (("cache", "train"), ("training", "train"), ("validation", "validation"),
                            ("test", "test")):  # fmt: skip
-        name = _table(written, table).get("data", default)
-        if table in written and isinstance(name, str) and name not in datasets:
-            hint = near_miss(name, sorted(datasets)) or "; the recipe has no [data.NAME] table"
-            yield f"{table}.data: there is no dataset '{name}'{hint}"
+        if table == "training" and _tables(_table(written, table), "sources"):
+            continue
+        if table in written:
+            yield from _unknown_data(
+                datasets, f"{table}.data", _table(written, table).get("data", default)
+            )
+    yield from _source_problems(written)
     for name, table in datasets.items():
         names = table.get("class_names") if isinstance(table, Mapping) else None
         if _is_list(names) and len(set(map(str, names))) < len(names):
@@ -145,6 +148,31 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
 
 
+def _unknown_data(datasets: Mapping[str, Any], where: str, name: object) -> Iterable[str]:
+    if isinstance(name, str) and name not in datasets:
+        hint = near_miss(name, sorted(datasets)) or "; the recipe has no [data.NAME] table"
+        yield f"{where}: there is no dataset '{name}'{hint}"
+
+
+def _source_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    training = _table(written, "training")
+    kinds = {loss.get("kind") for loss in _tables(written, "losses")}
+    sources = _tables(training, "sources")
+    for number, source in enumerate(sources):
+        where = f"training.sources.{number}"
+        yield from _unknown_data(_table(written, "data"), f"{where}.data", source.get("data"))
+        if "only_chosen" in source and "pseudo_labels" not in source:
+            yield f"{where}.only_chosen: says which pseudo-labelled rows are used; there are none"
+    for key in ("data", "batch_size", "teachers"):
+        if sources and key in training:
+            yield f"training.{key}: is what training.sources says of each dataset; leave it out"
+    if "pseudo_labels" in kinds and not any("pseudo_labels" in each for each in sources):
+        yield (
+            "losses: pseudo_labels needs training.sources, one of which names a folder of "
+            "pseudo_labels"
+        )
+
+
 def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
     losses = _tables(written, "losses")
     if losses and all(loss.get("weight") == 0 for loss in losses):
@@ -154,8 +182,11 @@ def _loss_problems(written: Mapping[str, Any]) -> Iterable[str]:
     places = [str(each.get("cache")) for each in teachers]
     if len(set(places)) < len(places):
         yield "training.teachers: a cache occurs twice; give it once, with the sum of the weights"
+    sources = _tables(_table(written, "training"), "sources")
     for kind in FROM_CACHE:
-        if "cache" not in written and not teachers and kind in kinds:
+        if sources and kind in kinds and not any("cache" in each for each in sources):
+            yield f"losses: {kind} needs targets, and no one of training.sources names a cache"
+        if not sources and "cache" not in written and not teachers and kind in kinds:
             yield f"losses: {kind} needs the table [cache], which says where the targets lie"
     phases = {loss.get("first_steps") for loss in losses if loss.get("kind") == "hint"}
     if len(phases) > 1:

@@ -18,13 +18,20 @@ class SoftTargets(Table):
     tail: Literal["bucket", "low_rank", "sampled", "renormalise", "uniform", "none"] | None = None
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    weigh_by: Literal["confidence", "entropy"] | None = None
+    weigh_by: Literal["confidence", "entropy", "pseudo_label"] | None = None
 
 
 class HardLabels(Table):
     """Cross-entropy with the labels."""
 
     kind: Literal["hard_labels"]
+    weight: Weight
+
+
+class PseudoLabels(Table):
+    """Cross-entropy with the pseudo-labels of training.sources, each as much as it weighs."""
+
+    kind: Literal["pseudo_labels"]
     weight: Weight
 
 
@@ -82,11 +89,11 @@ class Similarity(OfFeatures):
 
 
 FeatureLoss = Cosine | Hint | AttentionTransfer | RelationalDistance | RelationalAngle | Similarity
-Loss = Annotated[SoftTargets | HardLabels | FeatureLoss, Field(discriminator="kind")]
+Loss = Annotated[SoftTargets | HardLabels | PseudoLabels | FeatureLoss, Field(discriminator="kind")]
 
 # The kinds that compare with what a teacher said.
 FROM_CACHE = [
     get_args(table.model_fields["kind"].annotation)[0]
     for table in get_args(get_args(Loss)[0])
-    if table is not HardLabels
+    if table not in (HardLabels, PseudoLabels)
 ]

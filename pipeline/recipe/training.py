@@ -23,13 +23,29 @@ class TaughtBy(Table):
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
+class Source(Table):
+    """One of several datasets that share each batch, `rows` of it, with what is known of it.
+
+    `cache` gives soft targets, `pseudo_labels` the folder of a table of them: the rows that were
+    chosen alone, unless `only_chosen` is false.
+    """
+
+    data: str
+    rows: Positive
+    cache: OptionalPlace = None
+    pseudo_labels: OptionalPlace = None
+    only_chosen: bool = True
+
+
 class Training(Table):
     """How the student is optimised; exactly one of `epochs` and `steps`.
 
-    `teachers` are the caches that teach it, in place of [cache].
+    `teachers` are the caches that teach it, in place of [cache]; `sources` are several datasets, in
+    place of `data` and `batch_size`.
     """
 
     data: str = "train"
+    sources: Annotated[tuple[Source, ...], Field(strict=False, json_schema_extra=LOCATION)] = ()
     # What two runs differ by are the caches' digests and shares, which are compared elsewhere.
     teachers: Annotated[tuple[TaughtBy, ...], Field(strict=False, json_schema_extra=LOCATION)] = ()
     epochs: Positive | None = None
@@ -56,6 +72,16 @@ class Training(Table):
     gradients_every: Annotated[int, Field(ge=0)] = 200
     device: Device = "auto"
     threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The datasets that are trained on."""
+        return tuple(each.data for each in self.sources) or (self.data,)
+
+    @property
+    def rows_a_batch(self) -> int:
+        """The rows of a batch, of all sources together."""
+        return sum(each.rows for each in self.sources) or self.batch_size
 
 
 class Evaluation(Table):

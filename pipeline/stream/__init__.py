@@ -6,14 +6,18 @@ student, no loss and no training loop; it is a torch IterableDataset that anyone
 """
 
 from pipeline.stream.ahead import prefetch
-from pipeline.stream.beside import no_targets
+from pipeline.stream.batch import Batch
 from pipeline.stream.cached import CachedSamples, open_cached
 from pipeline.stream.order import Order
-from pipeline.stream.same_rows import spec_of
-from pipeline.stream.stream import Batch, Stream
+from pipeline.stream.several.beside import no_targets
+from pipeline.stream.several.blend import Blend, Blended
+from pipeline.stream.several.same_rows import spec_of
+from pipeline.stream.stream import Stream
 
 __all__ = [
     "Batch",
+    "Blend",
+    "Blended",
     "CachedSamples",
     "Order",
     "Stream",

@@ -7,6 +7,7 @@ cannot depend on them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,24 @@ Rows = NDArray[np.int64]
 PARTS = 0
 
 
+class Picks(Protocol):
+    """Which rows an epoch has, and how often, where that is not all of them once."""
+
+    @property
+    def counts(self) -> Rows:
+        """How many rows an epoch has of each part. Shapes: (parts,)."""
+
+    def places(self, rows: range) -> Rows:
+        """Say which of some rows these are, in order, repeated. Shapes: returns (count,)."""
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of every epoch; without a seed, rows come as they lie.
 
-    `rows` are those of one epoch. Where a cache holds several views, each has so many, one view
-    after another, and an epoch is of the next view; without a seed always of the first.
+    `rows` are those of one view. Where a cache holds several views, each has so many, one view
+    after another, and an epoch is of the next view; without a seed always of the first. `picks`
+    are for rows of a single view.
     """
 
     rows: int
@@ -30,6 +43,12 @@ class Order:
     window_parts: int = 8
     seed: int | None = 0
     views: int = 1
+    picks: Picks | None = None
+
+    @property
+    def epoch_rows(self) -> int:
+        """Number of rows of one epoch."""
+        return self.rows if self.picks is None else int(self.picks.counts.sum())
 
     @property
     def part_count(self) -> int:
@@ -64,6 +83,8 @@ class Order:
 
     def window_size(self, parts: Rows, epoch: int) -> int:
         """Count the rows of a window that belong to an epoch."""
+        if self.picks is not None:
+            return int(self.picks.counts[parts].sum())
         return sum(len(self.rows_of(int(part), epoch)) for part in parts)
 
     def places(self, parts: Sequence[int], epoch: int) -> Rows | None:
@@ -71,15 +92,21 @@ class Order:
 
         Shapes: returns (window_size,).
         """
-        if self.views == 1:
+        if self.views == 1 and self.picks is None:
             return None
         places, start = [], 0
         for part in parts:
-            all_rows, ours = self.part_rows(part), self.rows_of(part, epoch)
-            within = ours.start - all_rows.start + start
-            places.append(np.arange(within, within + len(ours)))
-            start += len(all_rows)
+            rows = self.part_rows(part)
+            places.append(start + self._places_of(part, epoch))
+            start += len(rows)
         return np.concatenate(places)
+
+    def _places_of(self, part: int, epoch: int) -> Rows:
+        if self.picks is not None:
+            return self.picks.places(self.part_rows(part))
+        ours = self.rows_of(part, epoch)
+        within = ours.start - self.part_rows(part).start
+        return np.arange(within, within + len(ours))
 
     def permutation(self, epoch: int, window: int, size: int) -> Rows:
         """Order the rows of a window, as places within it. Shapes: returns (size,)."""
@@ -150,7 +177,7 @@ def pieces(
             at = max(start, begins)
             while at < ends:
                 stop = min(ends, (at // batch_size + 1) * batch_size)
-                is_end = stop % batch_size == 0 or stop == order.rows
+                is_end = stop % batch_size == 0 or stop == order.epoch_rows
                 yield Piece(window, places[at - begins : stop - begins], is_end)
                 at = stop
         begins = ends

@@ -8,10 +8,9 @@ read from it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from itertools import chain, count
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError, SampleError
+from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import (
     Locator,
     SampleBatch,
@@ -36,15 +36,18 @@ from pipeline.samples import (
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
-from pipeline.stream.beside import field_names, find_features, open_beside
+from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
+from pipeline.stream.chosen import LABEL, WEIGHT, open_chosen
 from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
-from pipeline.stream.same_rows import spec_of
+from pipeline.stream.several.beside import field_names, find_features, open_beside
+from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.token_rows import decode_token_counts
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     MixedLabels,
     Mixture,
+    PseudoLabels,
     Targets,
     decode,
     decode_basis,
@@ -59,27 +62,14 @@ ROWS_PER_PART = 8192
 # read. On the CPU the student wants every core and the interpreter too: a thread beside it made
 # steps of 8.6 ms take 12.0.
 AHEAD = 2
+# Between the views of two copies of a row in one epoch: more than there are epochs.
+COPY_VIEWS = 2**32
+# What weighs soft targets by the weights of a table of pseudo-labels.
+OF_TABLE = "pseudo_label"
 
 Digests = NDArray[np.uint8]
-Fields = dict[str, NDArray[np.generic]]
 # Samples as they are seen, and fields of their targets.
 Held = tuple[SampleBatch, Fields]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples with what the teacher said of them.
-
-    Shapes: inputs (B, ...); labels (P,), with -1 for none, two each where samples are mixed, and
-    targets over the P positions of the B rows, or None where there is no cache; each feature over
-    the B rows or the P positions. An image has one position, a text one a token.
-    """
-
-    ids: list[str]
-    inputs: Tensor
-    labels: Tensor | MixedLabels
-    targets: Targets | Mixture | None
-    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 # An epoch, the number of a batch in it, and the batch.
@@ -101,6 +91,10 @@ class Stream(IterableDataset[Batch]):
     one view of every sample, the next epoch of the next view, and after the last one comes the
     first again. Without a cache, or with views of its own to samples that the teacher saw as they
     are (`fresh`), each epoch shows a view of its own. Without a seed it is always the first view.
+
+    With a table of `pseudo_labels` an epoch has the rows that were chosen alone, as often as the
+    table says, each time in a view of its own where views are fresh; without `only_chosen` it has
+    all of them, and those that were not chosen have no pseudo-label.
 
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
     those of each position that targets are to come with, `features` those that are read as well;
@@ -128,6 +122,8 @@ class Stream(IterableDataset[Batch]):
         features: Sequence[str] = (),
         soft: bool = True,
         fresh: Views | None = None,
+        pseudo_labels: PseudoLabelTable | None = None,
+        only_chosen: bool = True,
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
@@ -138,14 +134,28 @@ class Stream(IterableDataset[Batch]):
         kept = self.views.count if cache and not fresh else 1
         rows = cache.plan.rows // kept if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
-        self.order = Order(rows, rows_per_part, window_parts, seed, kept)
+        self._chosen, self.pseudo_classes = None, None
+        if pseudo_labels is not None:
+            self.pseudo_classes = pseudo_labels.about["class_count"]
+            rows = cache.plan.rows if cache else pseudo_labels.rows
+            self._chosen = open_chosen(
+                pseudo_labels,
+                samples,
+                cache,
+                rows_per_part=rows_per_part,
+                only_chosen=only_chosen,
+                advance=None if cache else advance,
+            )
+        self.order = Order(rows, rows_per_part, window_parts, seed, kept, self._chosen)
         self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
         found = find_features(self.caches, features) if cache else [{}]
         self._features, self._soft = found[0], soft
-        self._fields = field_names(self.spec, statistics) if self.spec and soft else []
+        self._statistics = statistics
+        kept_statistics = [each for each in statistics if each != OF_TABLE]
+        self._fields = field_names(self.spec, kept_statistics) if self.spec and soft else []
         self._fields += [each.name for spec in self._features.values() for each in spec.fields]
         self._fields, large = split_large(cache, self._fields) if cache else ([], [])
         self._large = LargeFields(large)
@@ -154,7 +164,7 @@ class Stream(IterableDataset[Batch]):
             self._beside = open_beside(
                 self.caches,
                 self.weights,
-                statistics=statistics if soft else None,
+                statistics=kept_statistics if soft else None,
                 features=found,
                 check=check,
             )
@@ -166,12 +176,17 @@ class Stream(IterableDataset[Batch]):
         if cache and check:
             check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
 
+    @property
+    def has_pseudo_labels(self) -> bool:
+        """Whether rows may have a pseudo-label."""
+        return self._chosen is not None
+
     def _has_shape(self) -> bool:
         return self.spec is not None and self.spec.rank > 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch; the last one may be short."""
-        return -(-self.order.rows // self.batch_size)
+        return -(-self.order.epoch_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the rest of the current epoch."""
@@ -255,10 +270,13 @@ class Stream(IterableDataset[Batch]):
 
         Which rows a batch has is random; their order need not be.
         """
-        window, at = self._load(parts), np.sort(self._at(parts, places, epoch))
+        window, places = self._load(parts), np.sort(places)
+        at = self._at(parts, places, epoch)
         # Held-out data is asked the same questions at every evaluation.
         later = epoch if self.is_fresh else 0
         numbers = window.views[at] + later
+        if self._chosen and self.is_fresh:
+            numbers += COPY_VIEWS * self._copy(parts, places, epoch)
         read = self.samples.read(window.indices[at])
         if self.views.change:
             shown = self.views.show(read, numbers)
@@ -273,6 +291,12 @@ class Stream(IterableDataset[Batch]):
         all_places = self.order.places(sorted(map(int, parts)), epoch)
         return places if all_places is None else all_places[places]
 
+    def _copy(self, parts: Rows, places: Rows, epoch: int) -> Rows:
+        """Number rows that an epoch has several times. Shapes: places (n,), returns (n,)."""
+        all_places = self.order.places(sorted(map(int, parts)), epoch)
+        assert all_places is not None
+        return places - np.searchsorted(all_places, all_places[places])
+
     def _load(self, parts: Rows) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""
         wanted = tuple(sorted(map(int, parts)))
@@ -282,8 +306,9 @@ class Stream(IterableDataset[Batch]):
         return self._window[1]
 
     def _read(self, parts: Sequence[int]) -> Window:
+        ranges = [self.order.part_rows(part) for part in parts]
         if self.cache is None or self.spec is None:
-            return sample_window([self.order.part_rows(part) for part in parts])
+            return self._widen(sample_window(ranges), ranges)
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
             self.cache,
@@ -294,26 +319,41 @@ class Stream(IterableDataset[Batch]):
             check=check,
         )
         self._unread.difference_update(parts)
-        ranges = [self.order.part_rows(part) for part in parts]
+        window = self._widen(window, ranges)
         return self._beside.widen(window, ranges) if self._beside else window
+
+    def _widen(self, window: Window, ranges: Sequence[range]) -> Window:
+        """Give a window what a table of pseudo-labels says of its rows, if there is one."""
+        if self._chosen is None:
+            return window
+        over_rows = {**window.over_rows, **self._chosen.fields(ranges)}
+        if self._chosen.indices is None:
+            return replace(window, over_rows=over_rows)
+        found = [self._chosen.indices.read(rows.start, rows.stop) for rows in ranges]
+        return replace(window, over_rows=over_rows, indices=np.concatenate(found))
 
     def _join(self, held: list[Held]) -> Batch:
         read = join_batches([batch for batch, _ in held])
-        labels: Tensor | MixedLabels = _tensor(positions_of(self.samples, read).labels)
+        labels: Tensor | MixedLabels = as_tensor(positions_of(self.samples, read).labels)
         if read.mixed:
             labels = MixedLabels(
-                _tensor(read.labels), _tensor(read.mixed.labels), _tensor(read.mixed.shares)
+                as_tensor(read.labels), as_tensor(read.mixed.labels), as_tensor(read.mixed.shares)
             )
         targets: Targets | Mixture | None = None
-        features = dict[str, Tensor]()
+        features, pseudo = dict[str, Tensor](), None
+        fields = concatenate([fields for _, fields in held])
+        if self._chosen:
+            pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))
         if self.spec is not None:
-            fields = _concatenate([fields for _, fields in held])
             targets = decode(self.spec, fields, self._basis) if self._soft else None
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
             if self._beside:
                 targets = self._beside.mix(targets, fields) if targets else None
                 features |= self._beside.decode_features(fields)
-        return Batch(read.ids, _tensor(read.inputs), labels, targets, features)
+            if isinstance(targets, Targets) and OF_TABLE in self._statistics:
+                weights = pseudo.weights if pseudo else torch.ones(len(targets))
+                targets = replace(targets, statistics={**targets.statistics, OF_TABLE: weights})
+        return Batch(read.ids, as_tensor(read.inputs), labels, targets, features, pseudo)
 
 
 def _identities(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]:
@@ -339,16 +379,3 @@ def _views(samples: Samples, cache: Cache | None, fresh: Views | None) -> Views:
     if settings and tokens:
         counts = decode_token_counts(cache.read_shared(), tokens.vocabulary)
     return replay_views(samples, settings, counts, where=str(cache.path))
-
-
-def _concatenate(gathered: Sequence[Fields]) -> Fields:
-    """Join the fields of a batch's pieces; most batches lie in one window and are one piece."""
-    first, *others = gathered
-    if not others:
-        return first
-    return {name: np.concatenate([each[name] for each in gathered]) for name in first}
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    """Share an array's memory, or copy it where torch must not write to it."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))

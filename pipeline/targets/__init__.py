@@ -16,7 +16,7 @@ from pipeline.targets.features import (
 from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank import Basis, fit_basis
 from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
-from pipeline.targets.mixtures.labels import MixedLabels
+from pipeline.targets.mixtures.labels import MixedLabels, PseudoLabels
 from pipeline.targets.soften import (
     Soft,
     check_temperature,
@@ -38,6 +38,7 @@ __all__ = [
     "FeatureSpec",
     "MixedLabels",
     "Mixture",
+    "PseudoLabels",
     "Soft",
     "TargetSpec",
     "Targets",

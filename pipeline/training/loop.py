@@ -16,8 +16,14 @@ from accelerate import Accelerator
 
 from pipeline.errors import PipelineError
 from pipeline.models import Network, Tap
-from pipeline.stream import Batch, Stream
-from pipeline.training.match import WeightedLoss, count_positions, gradient_norms, match
+from pipeline.stream import Blend, Stream
+from pipeline.training.match import (
+    AnyBatch,
+    WeightedLoss,
+    count_positions,
+    gradient_norms,
+    match,
+)
 from pipeline.training.optimizer import SCHEDULES
 
 Metrics = dict[str, float]
@@ -63,7 +69,7 @@ class Progress:
     best: Metrics = field(default_factory=dict)
     best_step: int = 0
     stale: int = 0
-    stream: dict[str, int] = field(default_factory=dict)
+    stream: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Observers:
 
 def train(
     learner: Learner,
-    stream: Stream,
+    stream: Stream | Blend,
     *,
     schedule: Schedule,
     start: Progress,
@@ -158,9 +164,9 @@ def _is_told(step: int, values: Mapping[str, Any], schedule: Schedule) -> bool:
     return step % schedule.log_every == 0 or step == 1 or "gradient_share" in values
 
 
-def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
+def _groups(stream: Stream | Blend, accumulate: int) -> Generator[list[AnyBatch]]:
     """Batches of one optimiser step; a step never spans two epochs."""
-    group: list[Batch] = []
+    group: list[AnyBatch] = []
     for batch in stream.forever():
         group.append(batch)
         if len(group) == accumulate or stream.state_dict()["batch"] == 0:
@@ -169,7 +175,7 @@ def _groups(stream: Stream, accumulate: int) -> Generator[list[Batch]]:
 
 
 def _step(
-    learner: Learner, batches: Sequence[Batch], step: int, *, schedule: Schedule
+    learner: Learner, batches: Sequence[AnyBatch], step: int, *, schedule: Schedule
 ) -> dict[str, Any]:
     """Accumulate gradients over some batches and step; every mean is exact over all of them.
 
@@ -207,7 +213,7 @@ def _shares(losses: Sequence[WeightedLoss], norms: Sequence[float]) -> dict[str,
     return {each.name: norm / total for each, norm in named if each.weight}
 
 
-def _check_finite(values: Metrics, batch: Batch, step: int) -> None:
+def _check_finite(values: Metrics, batch: AnyBatch, step: int) -> None:
     for name, value in values.items():
         if value != value or value in (float("inf"), float("-inf")):
             ids = ", ".join(batch.ids[:5])

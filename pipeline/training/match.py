@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from pipeline.losses import LOSSES, Loss, Term, fused_losses
 from pipeline.losses.settings import name_losses, settings_of
-from pipeline.models import Output
-from pipeline.stream import Batch
+from pipeline.models import Output, split_output
+from pipeline.stream import Batch, Blended
+
+AnyBatch = Batch | Blended
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,24 @@ def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
     return sorted(weighted, key=lambda each: each.loss.needs == "features")
 
 
-def count_positions(losses: Sequence[WeightedLoss], batches: Sequence[Batch]) -> list[float]:
+def count_positions(losses: Sequence[WeightedLoss], batches: Sequence[AnyBatch]) -> list[float]:
     """Count over how many positions of some batches each loss is averaged."""
-    return [
-        sum(float(each.loss.count(_reference(batch, each), **each.settings)) for batch in batches)
-        for each in losses
-    ]
+    pieces = [piece for batch in batches for piece in _pieces(batch)]
+    return [sum(_count(piece, each) for piece in pieces) for each in losses]
+
+
+def _pieces(batch: AnyBatch) -> tuple[Batch, ...]:
+    return batch.batches if isinstance(batch, Blended) else (batch,)
+
+
+def _count(batch: Batch, loss: WeightedLoss) -> float:
+    reference = _reference(batch, loss)
+    return 0.0 if reference is None else float(loss.loss.count(reference, **loss.settings))
 
 
 def match(
     output: Output,
-    batch: Batch,
+    batch: AnyBatch,
     losses: Sequence[WeightedLoss],
     counts: Sequence[float],
     *,
@@ -75,8 +84,11 @@ def match(
 ) -> Sums:
     """Compare an output with all that its batch says; with `apart` every loss has a sum of its own.
 
-    Losses of logits share one where logits are made in chunks, value and gradient in one pass.
+    Losses of logits share one where logits are made in chunks, value and gradient in one pass. A
+    batch of several datasets is compared with what is known of each.
     """
+    if isinstance(batch, Blended):
+        return _match_blended(output, batch, losses, counts, apart=apart)
     asked = [
         (each, _reference(batch, each).to(output.positions.device), count)
         for each, count in zip(losses, counts, strict=True)
@@ -88,6 +100,33 @@ def match(
     if len(sums) == 1:
         return [sums[0][0]], sums[0][1]
     return [total for total, _ in sums], torch.cat([terms for _, terms in sums])
+
+
+def _match_blended(
+    output: Output,
+    blended: Blended,
+    losses: Sequence[WeightedLoss],
+    counts: Sequence[float],
+    *,
+    apart: bool,
+) -> Sums:
+    """Let each dataset be compared by the losses that have something to compare there."""
+    pieces = split_output(output, [len(batch.ids) for batch in blended.batches])
+    values = torch.zeros(len(losses), device=output.positions.device)
+    sums = list[Tensor]()
+    for group in [[place] for place in range(len(losses))] if apart else [range(len(losses))]:
+        found = list[Tensor]()
+        for own, batch in zip(pieces, blended.batches, strict=True):
+            here = [place for place in group if _count(batch, losses[place])]
+            if here:
+                totals, terms = match(
+                    own, batch, [losses[place] for place in here], [counts[place] for place in here]
+                )
+                found += totals
+                values[here] += terms.to(values)
+        # Where nothing is compared there is no gradient either.
+        sums += found if not apart else [reduce(add, found) if found else output.states.sum() * 0]
+    return sums, values
 
 
 def gradient_norms(sums: Sequence[Tensor], model: nn.Module) -> list[float]:

@@ -27,8 +27,8 @@ from pipeline.store import (
     write_plan,
 )
 from pipeline.stream import Batch, Stream
-from pipeline.stream.beside import _cut
 from pipeline.stream.order import Order
+from pipeline.stream.several.beside import _cut
 from pipeline.targets import Mixture, Targets, TargetSpec, decode, encode, target_fields
 
 ROWS, CLASSES = 23, 5

@@ -4,6 +4,7 @@ It opens in any tool that reads Parquet; what the columns mean is in README.md. 
 at a time under another name, so a table that has its name is whole.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,6 +121,11 @@ class PseudoLabelTable:
     path: Path
     rows: int
     about: Mapping[str, Any]
+
+    def sha256(self) -> str:
+        """Digest the whole file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def identities(self) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
         """Give ids and digests. Shapes: yields n ids and (n, 16).

@@ -1,4 +1,4 @@
-"""Labels of samples that are mixed from two: each has two, and a share that is the first one's."""
+"""Labels that are more than a number: of samples mixed from two, and those that a teacher gave."""
 
 from dataclasses import dataclass
 
@@ -23,3 +23,21 @@ class MixedLabels:
     def to(self, device: torch.device) -> "MixedLabels":
         """Move all to a device."""
         return MixedLabels(self.first.to(device), self.second.to(device), self.share.to(device))
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What a teacher called each position, and how much that counts.
+
+    Shapes: labels (P,) int64, -1 for none; weights (P,).
+    """
+
+    labels: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "PseudoLabels":
+        """Move both to a device."""
+        return PseudoLabels(self.labels.to(device), self.weights.to(device))

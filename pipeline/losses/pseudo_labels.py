@@ -1,0 +1,56 @@
+"""The student's distribution against the classes that a teacher called certain.
+
+Apart from `hard_labels`, so that truth and belief have a weight each and are averaged apart.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TargetError
+from pipeline.losses.average import share
+from pipeline.losses.hard_labels import UNLABELLED, check_labels
+from pipeline.losses.term import Term, apply
+from pipeline.targets import PseudoLabels
+
+
+def pseudo_labels(
+    student_logits: Tensor, labels: PseudoLabels, *, count: Tensor | float | None = None
+) -> Tensor:
+    """Raise the student's probability of the pseudo-labels; positions without one are left alone.
+
+    Cross-entropy, each position as much as it weighs, over the sum of the weights (over `count`, if
+    given).
+
+    Shapes: student_logits (P, C), labels of P positions; returns ().
+    Units:  nats.
+    Raises: TargetError if a pseudo-label is not a class of the student.
+    Source: Lee 2013, Pseudo-Label, ICML workshop, equation 15; weights as Xie et al. 2020,
+        arXiv:1911.04252, section 2 (soft pseudo-labels are the loss soft_targets).
+    """
+    if len(labels) != len(student_logits):
+        raise TargetError(
+            f"pseudo_labels: {len(labels)} labels; the student's logits are of "
+            f"{len(student_logits)} positions. Give one a position, -1 where there is none."
+        )
+    return apply(pseudo_labels_term(labels, count), student_logits)
+
+
+def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None) -> Term:
+    """Make the loss of some pseudo-labels, for logits that come later."""
+
+    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        here, weights = labels.labels[places], labels.weights[places].to(logits.dtype)
+        check_labels(logits, here)
+        weights = torch.where(here != UNLABELLED, weights, 0.0)
+        at = here.clamp(min=0)[:, None]
+        log_probs = logits.log_softmax(1)
+        value = -log_probs.gather(1, at)[:, 0] * weights
+        gradient = log_probs.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
+        return value, gradient.mul_(weights[:, None])
+
+    return Term(compare, share(count_pseudo(labels) if count is None else count), len(labels))
+
+
+def count_pseudo(labels: PseudoLabels, **_: object) -> Tensor:
+    """Count the positions that have a pseudo-label, each as it weighs. Shapes: returns ()."""
+    return labels.weights[labels.labels != UNLABELLED].sum()

@@ -1,0 +1,1 @@
+"""Several at once: caches of the same rows, and datasets that share each batch."""
