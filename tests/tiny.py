@@ -1,6 +1,8 @@
 """Samples, targets and caches of a few hundred bytes, whose every value follows from its row."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,18 +46,28 @@ def make_spec(k: int) -> TargetSpec:
 
 
 def make_cache(
-    folder: Path, samples: Samples, *, rows_per_part: int, k: int = 2, backend: str = "zarr"
+    folder: Path,
+    samples: Samples,
+    *,
+    rows_per_part: int,
+    k: int = 2,
+    backend: str = "zarr",
+    logits: torch.Tensor | None = None,
+    about: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Cache:
-    """Write the whole cache of some samples, without any teacher."""
-    spec, logits = make_spec(k), make_logits(len(samples))
+    """Write the whole cache of some samples, without any teacher. Shapes: logits (rows, classes)."""
+    logits = make_logits(len(samples)) if logits is None else logits
+    classes = logits.shape[1]
+    spec = TargetSpec("all" if k == classes else "top_k", classes, k)
     plan = Plan(
         rows=len(samples),
         rows_per_part=rows_per_part,
         backend=backend,
         compression="none",
         fields=target_fields(spec),
-        settings={},
-        about={"targets": spec.to_json()},
+        settings=dict(settings or {}),
+        about={"targets": spec.to_json(), **(about or {})},
     )
     write_plan(folder, plan)
     for part in range(plan.part_count):

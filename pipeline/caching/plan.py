@@ -85,7 +85,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     tap_features(recipe, network)
     check_lengths(recipe, network, [cache.data])
     contents = ContentLog()
-    data = scan_data(recipe, cache.data, quiet=quiet, log=contents)
+    data = scan_data(recipe, cache.data, quiet=quiet, log=contents, for_teacher=True)
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")

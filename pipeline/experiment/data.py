@@ -68,11 +68,19 @@ def open_data(recipe: Recipe, name: str) -> Samples:
     return subset(samples, **table.subset.model_dump()) if table.subset else samples
 
 
-def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None = None) -> Scanned:
+def scan_data(
+    recipe: Recipe,
+    name: str,
+    *,
+    quiet: bool,
+    log: ContentLog | None = None,
+    for_teacher: bool = False,
+) -> Scanned:
     """Open a dataset and read every sample once, so that what is wrong shows before the long work.
 
     It is to be seen in the views that the recipe says of it; the scan sees the samples as they are.
-    `log` is told of the contents of all that may be used.
+    What a student alone sees in views of its own is clean `for_teacher`. `log` is told of the
+    contents of all that may be used.
 
     Raises: SampleError that counts and names what cannot be used.
     """
@@ -90,7 +98,8 @@ def scan_data(recipe: Recipe, name: str, *, quiet: bool, log: ContentLog | None 
     if len(scan.skipped) > SHOWN_SKIPS:
         say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
     kept = without(samples, [skip.index for skip in scan.skipped])
-    return Scanned(_viewed(recipe, name, kept), scan)
+    is_clean = for_teacher and _is_fresh(recipe, name) and tokens_of(kept) is None
+    return Scanned(kept if is_clean else _viewed(recipe, name, kept), scan)
 
 
 def open_viewed(recipe: Recipe, name: str) -> Samples:

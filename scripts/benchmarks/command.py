@@ -17,7 +17,10 @@ from typing import Any
 from benchmarks.measure import Options, environment, report
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
-SUBJECTS = ("cache-teacher", "train-student", "memory", "losses", "features", "startup")
+SUBJECTS = (
+    *("cache-teacher", "train-student", "memory", "losses", "features", "pseudo-label"),
+    "startup",
+)
 
 Figures = list[dict[str, Any]]
 

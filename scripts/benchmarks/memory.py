@@ -67,12 +67,12 @@ STAGES: dict[str, Callable[[int], list[str]]] = {
 
 def _peak_mib(stage: str, recipe: Path, number: int, options: Options) -> float:
     if stage == "train-student" and not (recipe.parent / "cache").exists():
-        _run("cache-teacher", recipe, SMALL)
+        run_stage("cache-teacher", recipe, SMALL)
     threads = [f"{table}.threads={options.threads}" for table in ("teacher", "training")]
-    return _run(stage, recipe, [*SMALL, *threads, *STAGES[stage](number)]) / KIB_A_MIB
+    return run_stage(stage, recipe, [*SMALL, *threads, *STAGES[stage](number)]) / KIB_A_MIB
 
 
-def _run(stage: str, recipe: Path, overrides: list[str]) -> int:
+def run_stage(stage: str, recipe: Path, overrides: list[str]) -> int:
     """Run a stage to its end and tell its peak in KiB.
 
     This process must stay small: a child's ru_maxrss begins with what its parent held.

@@ -53,8 +53,8 @@ def measure_skew(choice: Choice, tally: Tally, judged: Judged | None) -> Skew:
     shares = reference / reference.sum()
     off = tally.copies / tally.copies.sum() - shares
     distance = float(np.abs(off).sum() / 2)
-    # What a sample of so few rows is off by itself, on average, twice.
-    noise = float(np.sqrt(2 / np.pi * shares * (1 - shares) / reference.sum()).sum())
+    # What so few reference rows are off by themselves, on average.
+    noise = float(np.sqrt(2 / np.pi * shares * (1 - shares) / reference.sum()).sum() / 2)
     is_harmful = distance > SKEWED + noise and not _is_balanced(choice)
     return Skew(distance, of, int(off.argmax()), int(off.argmin()), is_harmful)
 
