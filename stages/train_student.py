@@ -59,6 +59,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
         schedule = _schedule(setup)
         begin_run(folder, setup.identity, resolved(recipe))
         _tell_views(setup, schedule.steps, quiet)
+        _warn_alone(setup, quiet)
         result = read_result(folder)
         if result is None:
             result = _train(setup, schedule, quiet)
@@ -102,6 +103,19 @@ def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
                 f"run takes {epochs} epochs; from epoch {views + 1} on they are seen again",
                 quiet,
             )
+
+
+def _warn_alone(setup: Setup, quiet: bool) -> None:
+    """Warn of a student that is to learn from skewed pseudo-labels and from nothing else."""
+    learned = {loss.kind for loss in setup.recipe.losses if loss.weight}
+    skewed = [each for each in setup.streams if each.is_skewed]
+    if learned == {"pseudo_labels"} and skewed:
+        say(
+            "warning: this student learns from hard pseudo-labels alone, whose classes are skewed: "
+            "it is likely to be worse than one of the labels their teacher had. Make them again "
+            "with pseudo_labels.balanced = true, and give labelled data as another source",
+            quiet,
+        )
 
 
 def _steps_an_epoch(setup: Setup) -> int:

@@ -45,7 +45,8 @@ def make_spec(k: int) -> TargetSpec:
     return TargetSpec("all" if k == CLASSES else "top_k", CLASSES, k)
 
 
-def make_cache(
+# Each keyword is one thing that a cache can differ in.
+def make_cache(  # noqa: PLR0913
     folder: Path,
     samples: Samples,
     *,
@@ -56,7 +57,7 @@ def make_cache(
     about: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Cache:
-    """Write the whole cache of some samples, without any teacher. Shapes: logits (rows, classes)."""
+    """Write the whole cache of some samples, without any teacher. Shapes: logits (N, C)."""
     logits = make_logits(len(samples)) if logits is None else logits
     classes = logits.shape[1]
     spec = TargetSpec("all" if k == classes else "top_k", classes, k)

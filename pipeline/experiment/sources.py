@@ -111,7 +111,7 @@ def _offers(joined: Joined) -> set[str]:
     offered = set[str]()
     if joined.highest_label >= 0:
         offered.add("hard_labels")
-    if joined.stream.has_pseudo_labels:
+    if joined.stream.pseudo_classes:
         offered.add("pseudo_labels")
     return offered | (set(FROM_CACHE) if joined.stream.cache else set())
 
@@ -119,7 +119,7 @@ def _offers(joined: Joined) -> set[str]:
 def _described(joined: Joined) -> str:
     has = {
         "labels": joined.highest_label >= 0,
-        "pseudo-labels": joined.stream.has_pseudo_labels,
+        "pseudo-labels": joined.stream.pseudo_classes is not None,
         "targets": joined.stream.cache is not None,
     }
     return (

@@ -20,6 +20,8 @@ from pipeline.store import Cache
 ROW = np.dtype([("label", "<i4"), ("weight", "<f4"), ("copies", "<i4")])
 INDEX = np.dtype("<i8")
 LABEL, WEIGHT = "pseudo_label", "pseudo_weight"
+# The statistic that weighs soft targets by the weights of a table.
+OF_TABLE = "pseudo_label"
 # Ids and digests of some rows. Shapes: (n,) and (n, 16).
 Block = tuple[list[str], NDArray[np.uint8]]
 Rows = NDArray[np.int64]

@@ -37,7 +37,7 @@ from pipeline.samples import (
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
-from pipeline.stream.chosen import LABEL, WEIGHT, open_chosen
+from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
@@ -64,8 +64,6 @@ ROWS_PER_PART = 8192
 AHEAD = 2
 # Between the views of two copies of a row in one epoch: more than there are epochs.
 COPY_VIEWS = 2**32
-# What weighs soft targets by the weights of a table of pseudo-labels.
-OF_TABLE = "pseudo_label"
 
 Digests = NDArray[np.uint8]
 # Samples as they are seen, and fields of their targets.
@@ -134,9 +132,8 @@ class Stream(IterableDataset[Batch]):
         kept = self.views.count if cache and not fresh else 1
         rows = cache.plan.rows // kept if cache else len(samples)
         rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
-        self._chosen, self.pseudo_classes = None, None
+        self._chosen, self._table = None, pseudo_labels
         if pseudo_labels is not None:
-            self.pseudo_classes = pseudo_labels.about["class_count"]
             rows = cache.plan.rows if cache else pseudo_labels.rows
             self._chosen = open_chosen(
                 pseudo_labels,
@@ -177,9 +174,14 @@ class Stream(IterableDataset[Batch]):
             check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
 
     @property
-    def has_pseudo_labels(self) -> bool:
-        """Whether rows may have a pseudo-label."""
-        return self._chosen is not None
+    def pseudo_classes(self) -> int | None:
+        """The number of classes that pseudo-labels are of; None where there are none."""
+        return self._table.about["class_count"] if self._table else None
+
+    @property
+    def is_skewed(self) -> bool:
+        """Whether the classes of the pseudo-labels are far from those of the data."""
+        return self._table is not None and bool(self._table.about["is_skewed"])
 
     def _has_shape(self) -> bool:
         return self.spec is not None and self.spec.rank > 0

@@ -59,7 +59,9 @@ def test_a_table_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(PipelineError, match="there is no such table. Make it with `pipeline pseud"):
+    with pytest.raises(
+        PipelineError, match=r"there is no such table\. Make it with `pipeline pseud"
+    ):
         open_table(tmp_path)
 
 
@@ -77,7 +79,9 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes, message: 
 def test_another_parquet_file_is_no_table(tmp_path: Path) -> None:
     write(tmp_path, 4)
     pq.write_table(pq.read_table(tmp_path / TABLE_FILE).select(["id"]), tmp_path / TABLE_FILE)
-    with pytest.raises(CorruptPart, match="no table of pseudo-labels of version 1; it says version"):
+    with pytest.raises(
+        CorruptPart, match="no table of pseudo-labels of version 1; it says version"
+    ):
         open_table(tmp_path)
 
 

@@ -13,6 +13,7 @@ from pipeline.labelling.output.table import write_table
 from pipeline.samples import Samples, content_digests, make_views, subset
 from pipeline.samples.arrays import ArraySamples
 from pipeline.stream import Stream
+from pipeline.targets import Targets
 
 ROWS = 40
 
@@ -42,7 +43,7 @@ def make_table(
                     "why_not": [None] * len(cut),
                 }
             )
-        writer.describe({"class_count": classes, "class_names": None})
+        writer.describe({"class_count": classes, "class_names": None, "is_skewed": False})
     return open_table(folder)
 
 
@@ -92,16 +93,16 @@ def test_targets_are_those_of_the_same_row(tmp_path: Path) -> None:
     stream = open_stream(tmp_path, COPIES)
     plain = Stream(stream.samples, stream.cache, batch_size=ROWS, seed=None)
     everything = next(iter(plain)).targets
-    assert everything is not None
+    assert isinstance(everything, Targets)
     for batch in stream:
         rows = [int(sample_id[1:]) for sample_id in batch.ids]
-        assert batch.targets is not None
+        assert isinstance(batch.targets, Targets)
         assert torch.equal(batch.targets.logits, everything.logits[rows])
 
 
 def test_without_only_chosen_every_row_comes_and_the_others_have_no_label(tmp_path: Path) -> None:
     stream = open_stream(tmp_path, COPIES, only_chosen=False)
-    seen = {}
+    seen: dict[str, int] = {}
     for batch in stream:
         assert batch.pseudo_labels is not None
         seen |= dict(zip(batch.ids, batch.pseudo_labels.labels.tolist(), strict=True))

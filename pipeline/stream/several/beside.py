@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.store import Cache
+from pipeline.stream.chosen import OF_TABLE
 from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.several.same_rows import check_plans, check_rows, spec_of
 from pipeline.stream.window import Array, Window
@@ -227,9 +228,11 @@ def no_targets(caches: Sequence[Cache], weights: Sequence[float]) -> Targets | M
     for cache in caches:
         spec = spec_of(cache)
         arrays = {each.name: np.empty((0, *each.shape), each.dtype) for each in target_fields(spec)}
-        members.append(
-            decode(spec, arrays, decode_basis(cache.read_shared()) if spec.rank else None)
-        )
+        basis = decode_basis(cache.read_shared()) if spec.rank else None
+        targets = decode(spec, arrays, basis)
+        # A stream weighs positions by a table of pseudo-labels, or each as much as any other.
+        told = {**targets.statistics, OF_TABLE: targets.logits.new_empty(0)}
+        members.append(replace(targets, statistics=told))
     return members[0] if len(members) == 1 else mix_targets(members, weights)
 
 
