@@ -59,7 +59,8 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
         schedule = _schedule(setup)
         begin_run(folder, setup.identity, resolved(recipe))
         _tell_views(setup, schedule.steps, quiet)
-        _warn_alone(setup, quiet)
+        for warning in _warn_alone(setup):
+            say(f"warning: {warning}", quiet)
         result = read_result(folder)
         if result is None:
             result = _train(setup, schedule, quiet)
@@ -105,17 +106,16 @@ def _tell_views(setup: Setup, steps: int, quiet: bool) -> None:
             )
 
 
-def _warn_alone(setup: Setup, quiet: bool) -> None:
+def _warn_alone(setup: Setup) -> list[str]:
     """Warn of a student that is to learn from skewed pseudo-labels and from nothing else."""
     learned = {loss.kind for loss in setup.recipe.losses if loss.weight}
-    skewed = [each for each in setup.streams if each.is_skewed]
-    if learned == {"pseudo_labels"} and skewed:
-        say(
-            "warning: this student learns from hard pseudo-labels alone, whose classes are skewed: "
-            "it is likely to be worse than one of the labels their teacher had. Make them again "
-            "with pseudo_labels.balanced = true, and give labelled data as another source",
-            quiet,
-        )
+    if learned != {"pseudo_labels"} or not any(each.is_skewed for each in setup.streams):
+        return []
+    return [
+        "this student learns from hard pseudo-labels alone, whose classes are skewed: it is likely "
+        "to be worse than one of the labels their teacher had. Make them again with "
+        "pseudo_labels.balanced = true, and give labelled data as another source"
+    ]
 
 
 def _steps_an_epoch(setup: Setup) -> int:
@@ -193,6 +193,7 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
         "elapsed_s": round(time.perf_counter() - started, 3),
         "gradient_share": _mean_shares(setup),
+        **({"warnings": told} if (told := _warn_alone(setup)) else {}),
         **{
             key: setup.identity[key]
             for key in ("cache", "teachers", "data", "sources")

@@ -105,6 +105,18 @@ def _views(out: Path, options: Namespace) -> Report:
     return views.run(out, seeds=options.seeds)
 
 
+def _pseudo_labels(out: Path, options: Namespace) -> Report:
+    from replication import pseudo_labels
+
+    return pseudo_labels.run(out, seeds=options.seeds)
+
+
+def _promises(out: Path, options: Namespace) -> Report:
+    from replication import promises
+
+    return promises.run(out, splits=options.splits, students=options.students)
+
+
 def _language_tails(out: Path, options: Namespace) -> Report:
     from replication import language_tails
 
@@ -132,6 +144,14 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
         _views,
         "Digits: a student that sees what its teacher saw is better than one with fixed targets.",
     ),
+    "pseudo-labels": (
+        _pseudo_labels,
+        "Digits: pseudo-labels help beside labels, and alone and skewed they do harm.",
+    ),
+    "promises": (
+        _promises,
+        "Fashion-MNIST: a promised precision is kept, and unlabelled images are worth a lot.",
+    ),
     "language-tails": (
         _language_tails,
         "SmolLM2 on Shakespeare: what a few bytes a position know of 49,152 classes.",
@@ -157,6 +177,11 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
     },
     "features": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
     "views": {"--seeds": (_whole(FEWEST, MOST), 8, "students of each kind")},
+    "pseudo-labels": {"--seeds": (_whole(FEWEST, MOST), 8, "choices of the labels")},
+    "promises": {
+        "--splits": (_whole(FEWEST, 1000), 20, "choices of the labels"),
+        "--students": (_whole(FEWEST, MOST), 5, "of them with students"),
+    },
     "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
     "chain": {"--seeds": (_whole(FEWEST, MOST), 10, "assistants, and students of each kind")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},

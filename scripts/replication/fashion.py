@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SampleError
+from pipeline.recipe import Recipe
 from replication.recipes import shipped
 from replication.report import Bar
 from stages import train_student
@@ -30,6 +31,15 @@ def train_teacher(out: Path) -> Teacher:
     """
     path = out / "fashion-teacher"
     recipe = shipped("fashion-teacher", {"run.path": path})
+    need_fashion(recipe)
+    return Teacher(path, train_student.run(recipe)["test"]["accuracy"])
+
+
+def need_fashion(recipe: Recipe) -> None:
+    """Refuse to begin without the images that a recipe names.
+
+    Raises: SampleError if Fashion-MNIST is not on this machine.
+    """
     for table in recipe.data.values():
         images = recipe.base / getattr(table, "images", ".")
         if not images.exists():
@@ -37,4 +47,3 @@ def train_teacher(out: Path) -> Teacher:
                 f"{images}: Fashion-MNIST is not on this machine. "
                 "Install the Debian package: apt-get install dataset-fashion-mnist"
             )
-    return Teacher(path, train_student.run(recipe)["test"]["accuracy"])

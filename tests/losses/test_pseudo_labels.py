@@ -27,10 +27,12 @@ def test_each_position_counts_as_it_weighs_and_one_without_a_label_not_at_all() 
 
 
 def test_with_weights_of_1_they_are_hard_labels() -> None:
-    ones, gradients = PseudoLabels(LABELS, torch.ones(5)), []
-    for loss in (lambda x: pseudo_labels(x, ones), lambda x: hard_labels(x, LABELS)):
+    ones = PseudoLabels(LABELS, torch.ones(5))
+    gradients = list[torch.Tensor]()
+    for is_pseudo in (True, False):
         logits = make_logits().requires_grad_()
-        gradients += torch.autograd.grad(loss(logits), [logits])
+        loss = pseudo_labels(logits, ones) if is_pseudo else hard_labels(logits, LABELS)
+        gradients += torch.autograd.grad(loss, [logits])
     assert torch.allclose(*gradients)
 
 
