@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from laboratory import run_cli
 
 from pipeline.cli import pipeline
+from pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +69,20 @@ def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str)
         assert os.access(ROOT / words[0], os.X_OK)
     recipes = [word for word in words if word.endswith(".toml")]
     assert all((ROOT / word).is_file() for word in recipes)
+
+
+def test_the_loop_of_rounds_sets_what_recipes_have() -> None:
+    (loop,) = blocks("README.md", "sh")
+    shown = 'pipeline() { printf "%s\\n" "$*"; }\n' + loop
+    said = subprocess.run(["bash", "-euc", shown], capture_output=True, text=True, check=True)
+    lines = [line.split() for line in said.stdout.splitlines()]
+    assert [words[0] for words in lines] == 2 * [
+        *("cache-teacher", "cache-teacher", "pseudo-label", "train-student"),
+    ]
+    for words in lines:
+        recipe = load_recipe(ROOT / words[1], words[3::2])
+        assert recipe.training is not None
+    assert recipe.training.sources[1].pseudo_labels == "../../pseudo-labels/round-2"
 
 
 @pytest.mark.parametrize("page", PAGES)

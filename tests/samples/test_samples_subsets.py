@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,44 @@ def test_balanced_subset_has_equally_many_of_each_class(labels: list[int], seed:
     chosen = subset(numbered(len(labels), labels), count=8, seed=seed, balanced=True)
     assert sorted(chosen.labels(range(8)).tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert (np.diff(chosen.indices) > 0).all()
+
+
+@given(st.integers(0, 60), st.integers(1, 40), st.booleans(), st.integers(0, 9))
+def test_subsets_that_skip_share_no_sample_and_leave_none(
+    skip: int, count: int, balanced: bool, seed: int
+) -> None:
+    labels = [n % 4 for n in range(104)]
+    skip, count = (4 * skip // 4, 4 * count // 4) if not balanced else (skip // 4 * 4, 4)
+    first, next_ones, others = (
+        subset(numbered(104, labels), seed=seed, balanced=balanced, **options).indices.tolist()
+        if options.get("count", 1)
+        else []
+        for options in ({"count": skip}, {"skip": skip, "count": count}, {"skip": skip + count})
+    )
+    assert sorted([*first, *next_ones, *others]) == list(range(104))
+    assert (len(first), len(next_ones)) == (skip, count)
+
+
+def test_what_is_skipped_needs_no_labels_to_be_left_out() -> None:
+    labelled, unlabelled = numbered(50, [n % 5 for n in range(50)]), numbered(50)
+    few = subset(labelled, count=10, seed=3).indices.tolist()
+    rest = subset(unlabelled, skip=10, seed=3).indices.tolist()
+    assert sorted([*few, *rest]) == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skip": 8, "count": 3}, "count must be between 1 and 2, the number of samples after the"),
+        ({"skip": 10}, "a subset cannot skip 10 samples; there are 10"),
+    ],
+    ids=["count", "all"],
+)
+def test_more_than_there_are_after_skipping_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SampleError, match=message):
+        subset(numbered(10), seed=0, **options)
 
 
 def test_another_seed_chooses_other_samples() -> None:
