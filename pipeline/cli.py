@@ -109,6 +109,27 @@ def cache_teacher(
     _show(stage, summary, as_json)
 
 
+@pipeline.command()
+@recipe_options
+@dry_run_option("the teacher writes")
+@output_options
+def generate(
+    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Let a causal teacher write text, and keep its soft targets on it in the same pass.
+
+    What comes out is a cache, which holds the text as well. Stop it at any moment; the same command
+    goes on where it stopped.
+
+    Example: pipeline generate data/recipes/shakespeare-written.toml
+    """
+    import stages.generate as stage
+    from pipeline.recipe import load_recipe
+
+    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
+    _show(stage, summary, as_json)
+
+
 @pipeline.command("pseudo-label")
 @recipe_options
 @dry_run_option("any row is labelled")

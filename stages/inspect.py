@@ -102,6 +102,7 @@ def tell(summary: dict[str, Any]) -> str:
         f"digest {summary['settings']['data']['digest'][:16]}",
         "teacher": _teacher_text(summary),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
+        "written": _written_text(summary["settings"].get("generate")),
         "views": _views_text(summary["views"]),
         "kept": _kept_text(targets),
         "features": f"\n  {'':10} ".join(each["told"] for each in summary["features"]),
@@ -115,6 +116,22 @@ def tell(summary: dict[str, Any]) -> str:
     }
     lines = [f"  {name:10} {text}" for name, text in facts.items() if text]
     return "\n".join([summary["cache"], *lines, *map(_row_text, summary["decoded"])])
+
+
+def _written_text(settings: dict[str, Any] | None) -> str:
+    """Say how the teacher wrote what it answers, if it did."""
+    if settings is None:
+        return ""
+    cut = [
+        f"{name} {settings[name]:g}" for name in ("top_k", "top_p") if settings[name] is not None
+    ]
+    drawn = ", ".join(
+        [f"temperature {settings['temperature']:g}", *cut, f"seed {settings['seed']}"]
+    )
+    return (
+        f"{settings['count']} of each prompt of {settings['prompt_tokens']} tokens, up to "
+        f"{settings['length']} tokens, {drawn}"
+    )
 
 
 def _views_text(views: dict[str, Any] | None) -> str:

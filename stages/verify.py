@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.caching import Work, answer, plan_cache
+from pipeline.caching import Work, answer, plan_cache, plan_written
 from pipeline.compute import map_threads
 from pipeline.errors import PipelineError
 from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
-from pipeline.samples import positions_of, read_views, split_rows
+from pipeline.samples import SampleBatch, positions_of, read_views, split_rows
 from pipeline.store import (
     PLAN_FILE,
     Cache,
@@ -25,6 +25,8 @@ from pipeline.store import (
     read_plan,
 )
 from pipeline.store.records import MANIFEST_FILE, record_path
+from pipeline.stream.cached import ROW
+from pipeline.stream.token_rows import decode_rows
 from pipeline.targets import decode_feature
 
 Array = NDArray[Any]
@@ -115,6 +117,8 @@ def _first_of(names: list[str]) -> str:
 
 
 def _folder(recipe: Recipe) -> Path:
+    if recipe.generate and recipe.cache is None:
+        return recipe.locate(recipe.generate.path)
     require_tables(recipe, "verify", "cache")
     assert recipe.cache
     return recipe.locate(recipe.cache.path)
@@ -138,8 +142,11 @@ def _find_faults(folder: Path, quiet: bool) -> list[Fault]:
 
 def _audit(recipe: Recipe, cache: Cache, count: int, quiet: bool) -> dict[str, Any]:
     """Ask the teacher again about evenly spread rows, in the very batches they were made in."""
-    require_tables(recipe, "verify --audit", "teacher", "targets", "cache")
-    work = plan_cache(recipe, quiet=quiet)
+    require_tables(recipe, "verify --audit", "teacher", "targets")
+    is_written = "generate" in cache.plan.settings
+    if is_written:
+        require_tables(recipe, "verify --audit", "generate")
+    work = (plan_written if is_written else plan_cache)(recipe, quiet=quiet)
     check_plan(work.folder, work.plan)
     rows = np.unique(np.linspace(0, cache.plan.rows - 1, min(count, cache.plan.rows)).astype(int))
     largest, other, kept, of_feature = 0.0, 0, 0, 0.0
@@ -163,8 +170,7 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     rows = work.plan.part_range(part)
     start = rows.start + (row - rows.start) // work.batch_size * work.batch_size
     asked = range(start, min(start + work.batch_size, rows.stop))
-    batch = read_views(work.samples, asked, rows)
-    views = split_rows(asked, len(work.samples))[1]
+    batch, views = _read_again(work, cache, part, asked)
     counts = positions_of(work.samples, batch).counts
     again = _of_row(work, answer(work, batch, views), counts, row - start)
     counts = cache.read_samples(part).positions.astype(np.int64)
@@ -176,6 +182,20 @@ def _compare_row(work: Work, cache: Cache, row: int) -> tuple[float, int, int, f
     others = sum(int((again[name] != there[name]).sum()) for name in named)
     kept = sum(again[name].size for name in named or LOGITS[:1])
     return difference, others, kept, of_feature
+
+
+def _read_again(
+    work: Work, cache: Cache, part: int, asked: range
+) -> tuple[SampleBatch, NDArray[np.int64]]:
+    """Read rows as the teacher saw them; text that it wrote is in the cache alone."""
+    rows = work.plan.part_range(part)
+    if not work.writing:
+        numbers = split_rows(asked, len(work.samples))[1]
+        return read_views(work.samples, asked, rows), numbers
+    cut = slice(asked.start - rows.start, asked.stop - rows.start)
+    inputs = decode_rows(cache.read_part(part, ROW))[cut]
+    table = cache.read_samples(part)
+    return SampleBatch(table.ids[cut], inputs, table.labels[cut]), np.zeros(len(inputs), np.int64)
 
 
 def _largest_difference(

@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "targets",
     },
     "caching": {
-        *("compute", "experiment", "models", "recipe", "samples", "store", "stream", "targets"),
+        *("compute", "experiment", "keyed", "models", "progress", "recipe", "samples", "store"),
+        *("stream", "targets"),
     },
     "cli": {"recipe", "stages"},
     "__main__": {"cli"},

@@ -79,10 +79,9 @@ def test_the_loop_of_rounds_sets_what_recipes_have() -> None:
     assert [words[0] for words in lines] == 2 * [
         *("cache-teacher", "cache-teacher", "pseudo-label", "train-student"),
     ]
-    for words in lines:
-        recipe = load_recipe(ROOT / words[1], words[3::2])
-        assert recipe.training is not None
-    assert recipe.training.sources[1].pseudo_labels == "../../pseudo-labels/round-2"
+    *_, training = (load_recipe(ROOT / words[1], words[3::2]).training for words in lines)
+    assert training is not None
+    assert training.sources[1].pseudo_labels == "../../pseudo-labels/round-2"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,12 +1,20 @@
 """How does a teacher's answer become parts of a cache?
 
-`plan_cache` fixes everything that can change a byte, `make_parts` turns rows into committed parts.
-Neither knows the terminal, and neither decides which machine makes which part.
+`plan_cache` fixes everything that can change a byte, `make_parts` turns rows into committed parts,
+and `make_cache` does both and tells of it. Neither decides which machine makes which part.
 """
 
 from pipeline.caching.answer import answer
 from pipeline.caching.make import make_parts
-from pipeline.caching.plan import Work, plan_cache
-from pipeline.caching.size import plan_bytes_by_field
+from pipeline.caching.plan import Work, plan_cache, plan_written
+from pipeline.caching.whole import make_cache, tell_cache
 
-__all__ = ["Work", "answer", "make_parts", "plan_bytes_by_field", "plan_cache"]
+__all__ = [
+    "Work",
+    "answer",
+    "make_cache",
+    "make_parts",
+    "plan_cache",
+    "plan_written",
+    "tell_cache",
+]

@@ -53,6 +53,8 @@ def describe(
     spec: TargetSpec,
     shape: Shape,
     features: Sequence[FeatureSpec],
+    *,
+    is_written: bool = False,
 ) -> dict[str, Any]:
     """Say what one must know to understand the fields."""
     assert recipe.cache
@@ -67,6 +69,7 @@ def describe(
             "data": {recipe.cache.data: full["data"][recipe.cache.data]},
             **{table: full[table] for table in ("teacher", "targets", "cache")},
             **({"features": full["features"]} if recipe.features else {}),
+            **({"generate": full["generate"]} if is_written else {}),
         },
         **({"views": views} if views else {}),
         **_tokens(data.samples),

@@ -23,10 +23,12 @@ from pipeline.caching.answer import (
     encode_asked,
 )
 from pipeline.caching.plan import Work
+from pipeline.caching.writing import write_rows
 from pipeline.compute import Background
 from pipeline.samples import (
     Positions,
     SampleBatch,
+    content_digests,
     positions_of,
     read_views,
     split_rows,
@@ -115,7 +117,8 @@ def _still_missing(work: Work, order: Sequence[int]) -> list[int]:
 
 def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], None]) -> int:
     made, asked, answers, batches = 0, list[Asked](), list[Arrays](), list[Rows]()
-    ahead = READ_AHEAD if work.builds_behind else 0
+    # Who writes before it answers would be asked by two threads at once.
+    ahead = READ_AHEAD if work.builds_behind and not work.writing else 0
     # Whatever happens, the reader stops first, then the writer ends, then every claim is let go.
     with (
         ExitStack() as claims,
@@ -156,7 +159,10 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
 
 
 def _read(work: Work, rows: range, part: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
-    """Read samples, confirm their contents, and show them in the views of the rows of a part."""
+    """Read samples, confirm their contents, and show them in the views of the rows of a part.
+
+    Of prompts the rows are what the teacher makes of them.
+    """
     found = list[Digests]()
 
     def confirm(first: int, read: SampleBatch) -> None:
@@ -164,6 +170,16 @@ def _read(work: Work, rows: range, part: range) -> tuple[SampleBatch, Digests, N
 
     batch = read_views(work.samples, rows, part, look=confirm)
     numbers = split_rows(rows, len(work.samples))[1]
+    if work.writing:
+        written = write_rows(
+            work.network,
+            work.writing,
+            batch,
+            numbers,
+            device=work.device,
+            batch_size=work.batch_size,
+        )
+        return written, content_digests(written.inputs), np.zeros_like(numbers)
     return batch, np.concatenate(found), numbers
 
 

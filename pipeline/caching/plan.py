@@ -15,6 +15,7 @@ from pipeline.caching.choice import choose_targets
 from pipeline.caching.describe import describe, make_settings
 from pipeline.caching.shape import Shape, find_shape
 from pipeline.caching.size import check_size, choose_rows_per_part
+from pipeline.caching.writing import Writing
 from pipeline.compute import (
     keep_freed_memory,
     pick_device,
@@ -26,14 +27,17 @@ from pipeline.experiment import (
     Scanned,
     check_lengths,
     count_classes,
+    open_data,
     open_model,
     plan_features,
     scan_data,
     tap_features,
 )
-from pipeline.models import Network, set_precision, weights_digest
+from pipeline.models import Network, context_of, set_precision, weights_digest
 from pipeline.recipe import Recipe
+from pipeline.recipe.schema import Cache
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
+from pipeline.samples.text.tokenizer import open_tokenizer
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
 from pipeline.stream.token_rows import token_fields
 from pipeline.targets import FeatureSpec, TargetSpec, target_fields
@@ -62,11 +66,51 @@ class Work:
     # slowest: work beside it was measured to cost twice what it costs between two batches.
     builds_behind: bool
     features: tuple[FeatureSpec, ...] = ()
+    # Where the samples are prompts, which the teacher goes on with before it answers.
+    writing: Writing | None = None
 
 
-def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
+def plan_written(recipe: Recipe, *, quiet: bool) -> Work:
+    """Plan the cache of text that the teacher is to write; the recipe must have teacher, targets
+    and generate.
+
+    Raises: RecipeError if the prompts are no text, or rows would be longer than the teacher can
+        read; what `plan_cache` raises.
+    """
+    table = recipe.generate
+    assert table
+    cache = (recipe.cache or Cache(path=table.path)).model_copy(
+        update={"path": table.path, "data": table.prompts}
+    )
+    writing = _plan_writing(recipe)
+    return plan_cache(recipe.model_copy(update={"cache": cache}), quiet=quiet, writing=writing)
+
+
+def _plan_writing(recipe: Recipe) -> Writing:
+    table = recipe.generate
+    assert table
+    samples, data = open_data(recipe, table.prompts), recipe.data[table.prompts]
+    tokens = tokens_of(samples)
+    if tokens is None or tokens.task != "next_token":
+        what = f"asks for '{tokens.task}'" if tokens else f"is of kind '{data.kind}', no text"
+        line = (
+            f"generate.prompts: data.{table.prompts} {what}; text is continued from data of kind "
+            "'text' with task = 'next_token'"
+        )
+        raise RecipeError(recipe.file, [line])
+    named, source = getattr(data, "end", None), getattr(data, "tokenizer", None)
+    end = None
+    if named and source:
+        where = f"data.{table.prompts}"
+        tokenizer = open_tokenizer(base=recipe.base, where=where, source=source, end=named)
+        end = int(tokenizer.encode([""])[0][-1])
+    settings = table.model_dump(exclude={"path", "prompts"})
+    return Writing(**settings, end=end, vocabulary=tokens.vocabulary)
+
+
+def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -> Work:
     """Open what the recipe names and plan the cache; the recipe must have teacher, targets and
-    cache.
+    cache. With `writing` the samples are prompts, and rows are what the teacher makes of them.
 
     Raises: RecipeError if the selection does not fit the teacher's classes; SampleError,
     ModelError.
@@ -84,6 +128,8 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     network = open_model(recipe, teacher.model, where="teacher.model")
     tap_features(recipe, network)
     check_lengths(recipe, network, [cache.data])
+    if writing:
+        _check_length(recipe, network, writing)
     contents = ContentLog()
     data = scan_data(recipe, cache.data, quiet=quiet, log=contents, for_teacher=True)
     weights = weights_digest(network)
@@ -98,16 +144,21 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
     shape = find_shape(
         recipe, spec, tail, settings, samples=data.samples, network=network, device=device
     )
+    if writing:
+        settings["generate"] = writing.to_json()
     feature_fields = [field for spec in features for field in spec.fields]
-    fields = (*target_fields(spec), *feature_fields, *_token_fields(data))
+    fields = (*target_fields(spec), *feature_fields, *_token_fields(data, writing))
+    count = writing.count if writing else views_of(data.samples).count
     plan = Plan(
-        rows=len(data.samples) * views_of(data.samples).count,
+        rows=len(data.samples) * count,
         rows_per_part=cache.rows_per_part or choose_rows_per_part(fields, data.samples),
         backend=cache.backend,
         compression=cache.compression,
         fields=fields,
         settings=settings,
-        about=describe(recipe, data, network, spec, shape, features),
+        about=describe(
+            recipe, data, network, spec, shape, features, is_written=writing is not None
+        ),
     )
     check_size(recipe, plan, data.samples)
     return Work(
@@ -123,6 +174,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool) -> Work:
         folder=folder,
         builds_behind=device.type != "cpu",
         features=features,
+        writing=writing,
     )
 
 
@@ -163,6 +215,17 @@ def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:
         )
 
 
-def _token_fields(data: Scanned) -> tuple[Field, ...]:
+def _check_length(recipe: Recipe, network: Network, writing: Writing) -> None:
+    context = context_of(network.model)
+    if context is not None and writing.length > context:
+        line = (
+            f"generate.length: must be at most {context}, the tokens that {network.where} takes at "
+            f"once; got {writing.length}"
+        )
+        raise RecipeError(recipe.file, [line])
+
+
+def _token_fields(data: Scanned, writing: Writing | None) -> tuple[Field, ...]:
     tokens = tokens_of(data.samples)
-    return token_fields(tokens.vocabulary, data.scan.shape[-1]) if tokens else ()
+    length = writing.length if writing else data.scan.shape[-1]
+    return token_fields(tokens.vocabulary, length) if tokens else ()

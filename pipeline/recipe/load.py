@@ -129,6 +129,7 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
             yield from _unknown_data(
                 datasets, f"{table}.data", _table(written, table).get("data", default)
             )
+    yield from _generate_problems(written)
     yield from _source_problems(written)
     for name, table in datasets.items():
         names = table.get("class_names") if isinstance(table, Mapping) else None
@@ -152,6 +153,20 @@ def _unknown_data(datasets: Mapping[str, Any], where: str, name: object) -> Iter
     if isinstance(name, str) and name not in datasets:
         hint = near_miss(name, sorted(datasets)) or "; the recipe has no [data.NAME] table"
         yield f"{where}: there is no dataset '{name}'{hint}"
+
+
+def _generate_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    generate = _table(written, "generate")
+    if not generate:
+        return
+    prompts = generate.get("prompts", "train")
+    yield from _unknown_data(_table(written, "data"), "generate.prompts", prompts)
+    begun, length = generate.get("prompt_tokens"), generate.get("length")
+    if isinstance(begun, int) and isinstance(length, int) and begun >= length:
+        yield (
+            f"generate.prompt_tokens: must be below generate.length, {length}, or nothing is left "
+            f"to write; got {begun}"
+        )
 
 
 def _source_problems(written: Mapping[str, Any]) -> Iterable[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, PrivateAttr
 
 from pipeline.recipe.features import Feature
+from pipeline.recipe.generate import Generate
 from pipeline.recipe.losses import Loss
 from pipeline.recipe.pseudo_labels import PseudoLabels
 from pipeline.recipe.schema import (
@@ -32,6 +33,7 @@ class Recipe(Table):
     features: Annotated[tuple[Feature, ...], Field(strict=False)] = ()
     cache: Cache | None = None
     pseudo_labels: PseudoLabels | None = None
+    generate: Generate | None = None
     student: Student | None = None
     losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
     training: Training | None = None

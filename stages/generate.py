@@ -1,0 +1,30 @@
+"""`pipeline generate`: let the teacher write text, and keep its soft targets on what it wrote."""
+
+from functools import partial
+from typing import Any
+
+from pipeline.caching import make_cache, plan_written, tell_cache
+from pipeline.recipe import Recipe, require_tables
+
+STAGE = "generate"
+
+
+def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Write what a recipe asks for, or what is missing of it, as a cache that keeps the text.
+
+    Raises: PipelineError for everything a user can mend, before the long work where it can be
+        known.
+    """
+    require_tables(recipe, STAGE, "teacher", "targets", "generate")
+    assert recipe.generate
+    folder = recipe.locate(recipe.generate.path)
+    plan = partial(plan_written, recipe, quiet=quiet)
+    return make_cache(folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet)
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Say what there is now, and how a student reads it."""
+    text = tell_cache(summary)
+    if "digest" not in summary:
+        return text
+    return f'{text}\n  a student reads the text with kind = "cache", path = "{summary["cache"]}"'
