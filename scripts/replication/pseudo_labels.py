@@ -17,8 +17,9 @@ from replication.report import Bar, Report
 from stages import cache_teacher, pseudo_label, train_student
 
 LABELS, STEPS = 100, 1000
-# Confidence that makes a pseudo-label: of the good teacher, and of the hasty one.
-GOOD, HASTY = 0.9, 0.97
+# Confidence that makes a pseudo-label: of the good teacher; of the hasty one, where it is to be
+# very sure, and where balance is compared.
+GOOD, SURE, UNSURE = 0.9, 0.97, 0.5
 LEAST_GAIN = 1.0  # point
 SOFT = (
     '[{ kind = "hard_labels", weight = 1.0 }, '
@@ -45,41 +46,42 @@ class Students:
     both: float
     balanced: float
     unbalanced: float
+    sure: float
     warned: tuple[str, ...]
 
 
 def run(out: Path, *, seeds: int) -> Report:
     """Train teachers and students of `seeds` choices of the labels under `out`, and compare."""
     found = []
-    with progress("pseudo-labels", total=7 * seeds, unit="networks") as advance:
+    with progress("pseudo-labels", total=8 * seeds, unit="networks") as advance:
         for seed in range(seeds):
             found.append(_train(out / f"seed-{seed}", seed))
-            advance(7, f"labels {found[-1].labels:.1%}, with pseudo-labels {found[-1].both:.1%}")
+            advance(8, f"labels {found[-1].labels:.1%}, with pseudo-labels {found[-1].both:.1%}")
     return report(found)
 
 
 def report(found: list[Students]) -> Report:
     """Lay out accuracies, and what pseudo-labels, balance and being alone change."""
-    names = ("good", "hasty", "labels", "noisy_labels", "both", "balanced", "unbalanced")
+    names = ("labels", "noisy_labels", "both", "balanced", "unbalanced", "sure")
     gain = t_interval([100 * (each.both - each.labels) for each in found])
     of_noise = t_interval([100 * (each.both - each.noisy_labels) for each in found])
     of_balance = t_interval([100 * (each.balanced - each.unbalanced) for each in found])
-    harm = t_interval([100 * (each.unbalanced - each.labels) for each in found])
+    harm = t_interval([100 * (each.sure - each.labels) for each in found])
     intervals = {
         "labels, soft pseudo-labels and noise over labels": gain,
         "the same over labels with the same noise": of_noise,
-        f"hard pseudo-labels of the hasty teacher alone ({HASTY:g}), balanced over not": of_balance,
-        "the same, not balanced, over labels": harm,
+        f"hard labels of the hasty teacher alone ({UNSURE:g}), balanced over not": of_balance,
+        f"those it is sure of ({SURE:g}), alone and not balanced, over labels": harm,
     }
     table = [
         f"{LABELS} labelled digits, 900 without; test accuracy on 500",
         f"{'':>5} {'teachers':>13} | {'labels':>8} {'+ noise':>8} {'+ soft':>8} | "
-        f"{'hasty alone: balanced':>21} {'not':>8}",
+        f"{'hasty alone: balanced':>21} {'not':>8} {'sure, not':>10}",
         f"{'seed':>5} {'good':>6} {'hasty':>6} |",
         *(
             f"{each.seed:>5} {each.good:>6.1%} {each.hasty:>6.1%} | {each.labels:>8.1%} "
             f"{each.noisy_labels:>8.1%} {each.both:>8.1%} | {each.balanced:>21.1%} "
-            f"{each.unbalanced:>8.1%}"
+            f"{each.unbalanced:>8.1%} {each.sure:>10.1%}"
             for each in found
         ),
         "mean  "
@@ -94,8 +96,8 @@ def report(found: list[Students]) -> Report:
         Bar("lower end of the gain's interval, points", gain.low, ">", LEAST_GAIN),
         Bar("lower end of the interval of balance, points", of_balance.low, ">", 0.0),
         Bar("upper end of the interval of being alone, points", -harm.high, ">", 0.0),
-        Bar("runs warned of, of those alone", warned.count("unbalanced") / len(found), ">=", 1.0),
-        Bar("other runs warned of", len(warned) - warned.count("unbalanced"), "<=", 0),
+        Bar("runs warned of, of the sure", warned.count("sure") / len(found), ">=", 1.0),
+        Bar("others warned of", len(set(warned) - {"sure", "unbalanced"}), "<=", 0),
     ]
     return Report(table, bars)
 
@@ -123,8 +125,9 @@ def _train(out: Path, seed: int) -> Students:
     hasty = _teach(out / "hasty", seed, HASTILY)
     tables = {
         "both": _label(out / "good", seed, GOOD, balanced=True),
-        "balanced": _label(out / "hasty", seed, HASTY, balanced=True),
-        "unbalanced": _label(out / "hasty", seed, HASTY, balanced=False),
+        "balanced": _label(out / "hasty", seed, UNSURE, balanced=True),
+        "unbalanced": _label(out / "hasty", seed, UNSURE, balanced=False),
+        "sure": _label(out / "hasty", seed, SURE, balanced=False),
     }
     labels = '[{ data = "labelled", rows = 50 }]'
     beside = _source(tables["both"], out / "good" / "cache")
@@ -140,7 +143,7 @@ def _train(out: Path, seed: int) -> Students:
                 "losses": ALONE,
                 "training.views": clean,
             }
-            for name in ("balanced", "unbalanced")
+            for name in ("balanced", "unbalanced", "sure")
         },
     }
     results = {}
@@ -173,7 +176,7 @@ def _teach(folder: Path, seed: int, values: Values) -> float:
 
 
 def _label(folder: Path, seed: int, at_least: float, *, balanced: bool) -> Path:
-    path = folder / ("balanced" if balanced else "unbalanced")
+    path = folder / f"{at_least}-{'balanced' if balanced else 'unbalanced'}"
     values: Values = {
         "pseudo_labels.path": path,
         "pseudo_labels.rule": f'{{ kind = "threshold", at_least = {at_least} }}',
