@@ -21,6 +21,10 @@ from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables
 
 SHOWN_CLASSES = 12
+TOO_MODEST = (
+    "the teacher is more often right than it is sure, which a temperature below 1 would mend; this "
+    "cache left classes out, so it serves none. Cache all classes to calibrate it"
+)
 
 
 def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -60,6 +64,8 @@ def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
     with progress("pseudo-label", total=2 * rows, quiet=quiet) as advance:
         summary = make_labels(labelling, folder, advance=advance, look=planned.look)
     summary["warnings"] += planned.warnings
+    if calibration and calibration.is_cut:
+        summary["warnings"].append(TOO_MODEST)
     return {
         "folder": str(folder),
         "table": str(folder / TABLE_FILE),

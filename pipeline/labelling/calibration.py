@@ -37,6 +37,8 @@ class Calibration:
     ece_before: float
     ece_after: float
     bins: int = CALIBRATION_BINS
+    # Whether a temperature below 1 would be better, which is not served where classes were left out.
+    is_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +78,15 @@ def fit_temperature(asked: Asked) -> Calibration:
     before, after = (_judge(asked, each) for each in (1.0, temperature))
     if before[0] <= after[0]:  # the bound itself, which the search only comes close to
         temperature, after = 1.0, before
-    return Calibration(temperature, before[2], before[0], after[0], before[1], after[1])
+    return Calibration(
+        temperature,
+        labelled=before[2],
+        nll_before=before[0],
+        nll_after=after[0],
+        ece_before=before[1],
+        ece_after=after[1],
+        is_cut=asked.spec.has_tail and temperature == 1.0,
+    )
 
 
 def judge(asked: Asked, temperature: float) -> Judged:

@@ -59,7 +59,8 @@ def test_calibration_error_is_the_gap_of_fifteen_bins(tmp_path: Path) -> None:
 
 
 def test_only_a_tail_keeps_the_temperature_from_falling_below_1(tmp_path: Path) -> None:
-    assert fit_temperature(make_asked(tmp_path / "cut", 0.5, k=3)[0]).temperature == 1.0
+    found = fit_temperature(make_asked(tmp_path / "cut", 0.5, k=3)[0])
+    assert (found.temperature, found.is_cut) == (1.0, True)
 
 
 def test_rows_without_a_label_are_left_out(tmp_path: Path) -> None:

@@ -137,3 +137,15 @@ def test_rows_beyond_the_context_of_a_masked_model_are_refused(masked_lab: Lab) 
         answer = run(*sets(*long))
         assert answer.status == 2
         assert "data.train.length: must be at most 32, the tokens that" in answer.stderr
+
+
+def test_a_cache_is_planned_by_the_tokens_that_are_masked(masked_lab: Lab) -> None:
+    # Of 24 tokens 15 % are 3.6, so 4 positions a row, as many as any row has.
+    answer = masked_lab.cache_teacher("--json", "--dry-run", *sets())
+    planned = json.loads(answer.stdout)["bytes_a_row"]
+    assert masked_lab.cache_teacher(*sets()).status == 0
+    cache = open_cache(masked_lab.cache)
+    most = int(cache.read_samples(0).positions.max())
+    sizes = {"rows": 1, "positions": 4}
+    assert most <= 4
+    assert planned == sum(field.entry_bytes * sizes[field.axis] for field in cache.plan.fields)

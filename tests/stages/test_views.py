@@ -17,6 +17,7 @@ from laboratory import Lab, draw_samples, run_cli, write_samples
 from torch.utils.data import DataLoader
 
 from pipeline import Stream, open_cache
+from pipeline.errors import SampleError
 from pipeline.experiment import open_data, scan_data
 from pipeline.losses import hard_labels
 from pipeline.recipe import load_recipe
@@ -252,9 +253,10 @@ def test_a_cache_of_images_as_they_are_does_not_pass_for_one_of_views(lab: Lab) 
         "its teacher saw the samples as they are, and the recipe has [views] of them."
         in answer.stderr
     )
-    # The student alone may be shown views, if the recipe says so.
-    answer = lab.train_student("--quiet", "--set", "training.views=fresh")
+    # The student alone may be shown views, if the recipe says so; they never come again.
+    answer = lab.train_student("--set", "training.views=fresh", "--set", "training.epochs=5")
     assert answer.status == 0, answer.stderr
+    assert "seen again" not in answer.stderr
     mixed(lab, "", "cache.path=other")
     answer = lab.train_student(
         "--quiet", "--set", "training.views=fresh", "--set", "cache.path=other"
@@ -278,6 +280,19 @@ def test_without_a_cache_every_epoch_shows_another_view_and_held_out_data_none(l
     plain = draw_samples(ROWS, seed=0, prefix="s")["image"].tobytes()
     held_out = next(iter(Stream(judged, batch_size=ROWS, seed=None)))
     assert held_out.inputs.numpy().tobytes() == plain
+
+
+def test_a_stream_refuses_views_of_its_own_beside_those_of_a_cache(lab: Lab) -> None:
+    mixed(lab, "")
+    recipe = load_recipe(lab.recipe)
+    views = scan_data(recipe, "train", quiet=True).samples.views  # type: ignore[attr-defined]
+    with pytest.raises(SampleError, match="holds views of its own, so its samples cannot be shown"):
+        Stream(open_data(recipe, "train"), open_cache(lab.cache), batch_size=8, fresh=views)
+
+
+def test_what_a_student_alone_sees_in_views_is_cached_as_it_is(lab: Lab) -> None:
+    assert lab.cache_teacher("--quiet", "--set", "training.views=fresh").status == 0
+    assert "views" not in open_cache(lab.cache).plan.about
 
 
 def test_text_is_not_augmented(lab: Lab) -> None:
