@@ -37,7 +37,7 @@ class Calibration:
     ece_before: float
     ece_after: float
     bins: int = CALIBRATION_BINS
-    # Whether a temperature below 1 would be better, which is not served where classes were left out.
+    # Whether a temperature below 1 would be better, which cut targets do not serve.
     is_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
