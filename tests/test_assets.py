@@ -194,7 +194,7 @@ def test_parts_of_tweets_cover_all_of_them_once_whatever_their_order() -> None:
 def test_tweets_are_held_to_their_digest(tmp_path: Path) -> None:
     for part in ("labelled", "calibration", "test", "unlabelled"):
         (tmp_path / f"{part}.jsonl").write_text("{}\n")
-    with pytest.raises(AssetError, match="the parts have the digest .*, but 00 is known"):
+    with pytest.raises(AssetError, match=r"the parts have the digest .*, but 00 is known"):
         check_tweets(tmp_path, "00")
 
 

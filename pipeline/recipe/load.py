@@ -137,8 +137,8 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
         yield f"training: needs exactly one of epochs and steps; got {given}"
     if "new_head" in _table(_table(written, "teacher"), "model"):
         yield (
-            "teacher.model.new_head: a head that nobody trained cannot teach; give it to a student, "
-            "and name the run of that as the teacher"
+            "teacher.model.new_head: a head that nobody trained cannot teach; give it to a "
+            "student, and name the run of that as the teacher"
         )
     yield from _loss_problems(written)
     yield from _view_problems(written)

@@ -166,9 +166,7 @@ def _kind_of(task: str, config: Any) -> str:
     return TEXT_LABEL if of_text and not of_images else task
 
 
-def _load_quietly(
-    source: str, task: str, settings: Mapping[str, Any]
-) -> tuple[Any, list[str]]:
+def _load_quietly(source: str, task: str, settings: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """Load a model and the names of its weights that the files lack."""
     import transformers
 
