@@ -95,7 +95,8 @@ def save_body(folder: Path, kind: str = "bert") -> None:
     settings = {key: value for key, value in CONFIGS[kind].items() if key not in LABELS}
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     torch.manual_seed(1)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    auto: Any = transformers.AutoModel
+    auto.from_config(config).save_pretrained(folder)
 
 
 def with_new_head(base: Path, *, where: str = "student.model", **settings: Any) -> Network:
