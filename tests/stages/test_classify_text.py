@@ -143,6 +143,13 @@ def test_a_head_that_nobody_trained_is_no_teacher(lab: Lab) -> None:
     )
 
 
+def test_the_classes_of_a_new_head_have_a_name_each(lab: Lab) -> None:
+    model = "student.model={ kind = 'transformers', path = 'body', new_head = ['a', 'a'] }"
+    answer = run_cli("train-student", str(lab.folder / "teacher.toml"), "--quiet", "--set", model)
+    assert answer.status == 2
+    assert "student.model.new_head: a name occurs twice; every class needs its own" in answer.stderr
+
+
 def test_a_model_of_ones_own_is_given_rows_of_tokens(lab: Lab) -> None:
     (lab.folder / "own.py").write_text(
         "import torch\n\n\n"
