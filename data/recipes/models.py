@@ -134,6 +134,35 @@ def language_model(
     )
 
 
+class TextClassifier(nn.Module):
+    """Looks for a few words in a row, wherever they stand in a text."""
+
+    def __init__(self, *, vocabulary: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.dropout = nn.Dropout(0.3)
+        self.phrases = nn.Conv1d(width, 2 * width, 3, padding=1)
+        self.head = nn.Linear(2 * width, classes)
+        nn.init.normal_(self.tokens.weight, std=0.1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Shapes: rows (B, 2, L) of ids and documents, -1 for padding, to (B, classes)."""
+        is_text = rows[:, 1] >= 0
+        is_text = is_text[:, : int(is_text.sum(1).max())]
+        tokens = self.tokens(rows[:, 0, : is_text.shape[1]])
+        states = self.dropout(tokens) * is_text[..., None]
+        found = nn.functional.relu(self.phrases(states.mT))  # (B, 2 * width, L)
+        return self.head(self.dropout((found * is_text[:, None]).amax(2)))
+
+
+def text_classifier(vocabulary: int = 30522, width: int = 32, classes: int = 3) -> nn.Module:
+    """Build a small CNN over tokens, of a BERT's vocabulary unless told otherwise.
+
+    Shapes: (B, 2, L) to (B, classes).
+    """
+    return TextClassifier(vocabulary=vocabulary, width=width, classes=classes)
+
+
 def efficientnet_lite0() -> nn.Module:
     """Build EfficientNet-Lite0, whose code `scripts/assets efficientnet-lite0` fetches.
 

@@ -139,6 +139,14 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
     if "training" in written and ("epochs" in training) == ("steps" in training):
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
+    new_head = _table(_table(written, "student"), "model").get("new_head")
+    if _is_list(new_head) and len(set(map(str, new_head))) < len(new_head):
+        yield "student.model.new_head: a name occurs twice; every class needs its own"
+    if "new_head" in _table(_table(written, "teacher"), "model"):
+        yield (
+            "teacher.model.new_head: a head that nobody trained cannot teach; give it to a "
+            "student, and name the run of that as the teacher"
+        )
     yield from _loss_problems(written)
     yield from _view_problems(written)
     initialise = _table(_table(written, "student"), "initialise")

@@ -190,13 +190,15 @@ class TransformersModel(Table):
     """Through transformers: a local folder or a hub name, or with `config` a new model.
 
     Image classifiers, sequence classifiers, causal and masked language models; a saved model says
-    itself which it is.
+    itself which it is. With `new_head`, names of classes, a student is a saved body with a head
+    that is yet to be trained.
     """
 
     kind: Literal["transformers"]
     path: OptionalPlace = None
     config: dict[str, Any] | None = None
     task: Task | None = None
+    new_head: Names | None = None
     mean: Floats | None = None
     std: Floats | None = None
 

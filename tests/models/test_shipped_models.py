@@ -41,5 +41,16 @@ def test_students_are_smaller_than_their_teachers_at_any_width(name: str) -> Non
     assert narrow < wide < teacher / 4
 
 
+def test_a_text_is_classified_alike_whatever_padding_follows_it() -> None:
+    network = load("text_classifier", vocabulary=20)
+    rows = torch.tensor([[[3, 4, 5, 0, 0, 0], [0, 0, 0, -1, -1, -1]]], dtype=torch.int32)
+    longer = torch.tensor([[[3, 4, 5, 6, 7, 0], [0, 0, 0, 0, 0, -1]]], dtype=torch.int32)
+    together = network(torch.cat([rows, longer])).logits
+    assert together.shape == (2, 3)
+    torch.testing.assert_close(together[:1], network(rows).logits)
+    rows[:, 0, 3:] = 9
+    torch.testing.assert_close(together[:1], network(rows).logits)
+
+
 def size(network: Network) -> int:
     return sum(parameter.numel() for parameter in network.parameters())

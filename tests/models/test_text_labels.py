@@ -89,6 +89,72 @@ def test_a_language_model_has_no_trained_labels(tmp_path: Path) -> None:
     )
 
 
+def save_body(folder: Path, kind: str = "bert") -> None:
+    import transformers
+
+    settings = {key: value for key, value in CONFIGS[kind].items() if key not in LABELS}
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    torch.manual_seed(1)
+    auto: Any = transformers.AutoModel
+    auto.from_config(config).save_pretrained(folder)
+
+
+def with_new_head(base: Path, *, where: str = "student.model", **settings: Any) -> Network:
+    torch.manual_seed(0)
+    return load_network("transformers", base=base, where=where, path="saved", **settings)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_saved_body_is_given_a_new_head(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    save_body(tmp_path / "saved", kind)
+    network = with_new_head(tmp_path, new_head=["short", "long"])
+    assert (network.task, network.class_names) == ("label", ("short", "long"))
+    body = transformers.AutoModel.from_pretrained(tmp_path / "saved").state_dict()
+    model: Any = network.model
+    found = getattr(model, model.base_model_prefix).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in body.items())
+    inputs = rows([3, 4, 5], [6])
+    again = with_new_head(tmp_path, new_head=["short", "long"], task="label")
+    with torch.no_grad():
+        assert network(inputs).logits.shape == (2, 2)
+        assert torch.equal(network(inputs).logits, again(inputs).logits)
+
+
+def test_a_head_for_other_classes_is_replaced_and_one_for_as_many_is_not(tmp_path: Path) -> None:
+    save_pretrained(make("bert"), tmp_path / "saved")
+    assert with_new_head(tmp_path, new_head=["short", "long"]).class_names == ("short", "long")
+    with pytest.raises(ModelError) as caught:
+        with_new_head(tmp_path, new_head=["a", "b", "c"])
+    assert str(caught.value) == (
+        "student.model: 'saved' has a head of 3 classes already, which would be kept. Leave "
+        "new_head out, or name other classes than so many."
+    )
+
+
+def test_a_body_is_never_new(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_body(tmp_path / "saved")
+    save_file({"a": torch.zeros(1)}, tmp_path / "saved/model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"weights for bert.embeddings.LayerNorm.bias and 3\d other"
+    ):
+        with_new_head(tmp_path, new_head=["short", "long"])
+
+
+@pytest.mark.parametrize("settings", [{"task": "masked_token"}, {"path": None, "config": {}}])
+def test_a_new_head_is_for_labels_and_on_a_saved_body(settings: dict[str, Any]) -> None:
+    given = {"path": "saved", "new_head": ["a", "b"], **settings}
+    with pytest.raises(ModelError) as caught:
+        load_network("transformers", base=Path(), where="model", **given)
+    assert str(caught.value) == (
+        "model.new_head: is for a saved model that will be a classifier. Give path, and task = "
+        "'label' or none."
+    )
+
+
 def test_a_model_that_must_know_padding_is_asked_for_it() -> None:
     with pytest.raises(ModelError) as caught:
         make("gpt2", pad_token_id=None)

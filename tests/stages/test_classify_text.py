@@ -111,6 +111,45 @@ def test_a_classifier_of_text_teaches_a_smaller_one(lab: Lab) -> None:
         assert opened.config.id2label[int(opened(tokens).logits.argmax())] == "vowels"
 
 
+def test_a_saved_body_with_a_new_head_learns_and_then_teaches(lab: Lab) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    body = transformers.BertConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=12,
+    )  # fmt: skip
+    transformers.BertModel(body).save_pretrained(lab.folder / "body")
+    names = "new_head = ['vowels', 'consonants']"
+    model = f"student.model={{ kind = 'transformers', path = 'body', {names} }}"
+    options = ["--json", "--quiet", "--set", model]
+    taught = run_cli("train-student", str(lab.folder / "teacher.toml"), *options)
+    assert taught.status == 0, taught.stderr
+    assert json.loads(taught.stdout)["validation"]["accuracy"] == 1.0
+    # The body was where the run began; the cache is of what it ended with.
+    cached = lab.cache_teacher("--json", "--quiet")
+    assert cached.status == 0, cached.stderr
+    assert json.loads(cached.stdout)["teacher_right"] == 40
+    assert open_cache(lab.cache).plan.about["class_names"] == ["vowels", "consonants"]
+
+
+def test_a_head_that_nobody_trained_is_no_teacher(lab: Lab) -> None:
+    model = "teacher.model={ kind = 'transformers', path = 'body', new_head = ['a', 'b'] }"
+    answer = lab.cache_teacher("--quiet", "--set", model)
+    assert answer.status == 2
+    assert answer.stderr == (
+        "error: recipe.toml: 1 problem\n  teacher.model.new_head: a head that nobody trained "
+        "cannot teach; give it to a student, and name the run of that as the teacher\n"
+    )
+
+
+def test_the_classes_of_a_new_head_have_a_name_each(lab: Lab) -> None:
+    model = "student.model={ kind = 'transformers', path = 'body', new_head = ['a', 'a'] }"
+    answer = run_cli("train-student", str(lab.folder / "teacher.toml"), "--quiet", "--set", model)
+    assert answer.status == 2
+    assert "student.model.new_head: a name occurs twice; every class needs its own" in answer.stderr
+
+
 def test_a_model_of_ones_own_is_given_rows_of_tokens(lab: Lab) -> None:
     (lab.folder / "own.py").write_text(
         "import torch\n\n\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.models.huggingface.new_head import check_new_head, drawn_weights, head_settings
 from pipeline.models.huggingface.parting import check_causal, part_body, part_head
 from pipeline.models.huggingface.text_labels import ask_for_labels
 from pipeline.models.network import Network
@@ -31,20 +32,23 @@ ENDINGS = {"next_token": ("ForCausalLM", "LMHeadModel"), "masked_token": ("ForMa
 IMAGES, SEQUENCES = "ForImageClassification", "ForSequenceClassification"
 
 
-def load_transformers(
+# One keyword a key of the recipe, so that the recipe's table can be passed as it is.
+def load_transformers(  # noqa: PLR0913
     *,
     base: Path,
     where: str,
     path: str | None = None,
     config: Mapping[str, Any] | None = None,
     task: str | None = None,
+    new_head: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Network:
     """Load a model in eval mode, or make one with random weights from `config`.
 
     A folder beside the recipe goes before a hub name. Without `task` the saved model's own says
-    what it is for; a config is a causal language model unless said otherwise.
+    what it is for; a config is a causal language model unless said otherwise. `new_head` names the
+    classes of a head with random weights, on the body that was saved.
 
     Raises: ModelError if the library is missing, or the model is not for the task.
     """
@@ -57,13 +61,19 @@ def load_transformers(
         ) from error
     if (path is None) == (config is None):
         raise ModelError(f"{where}: give either path, a saved model, or config, for a new one.")
+    if new_head is not None and (path is None or task not in (None, "label")):
+        raise ModelError(
+            f"{where}.new_head: is for a saved model that will be a classifier. Give path, and "
+            "task = 'label' or none."
+        )
     if path is None:
         assert config is not None
         model, task = _from_config(where, config, task or "next_token")
         return _wrap(model, where, task)
     folder = base / path
     source = str(folder) if folder.is_dir() else path
-    model, task = _load(source, f"{where}: '{path}'", task, f"looked for {folder}")
+    named, looked = f"{where}: '{path}'", f"looked for {folder}"
+    model, task = _load(source, named, "label" if new_head else task, looked, new_head)
     if task in PARTINGS or task == TEXT_LABEL:
         return _wrap(model, where, task)
     if mean is None and std is None and folder.is_dir():
@@ -107,20 +117,24 @@ def _from_config(where: str, config: Mapping[str, Any], task: str) -> tuple[Any,
         ) from error
 
 
-def _load(source: str, where: str, task: str | None, looked: str) -> tuple[Any, str]:
+def _load(
+    source: str, where: str, task: str | None, looked: str, new_head: Sequence[str] | None
+) -> tuple[Any, str]:
     """Load a model and say what it is for."""
     what = CLASSES[task][1] if task else "a model"
     try:
         kind = _task_of(source, task)
         what = CLASSES[kind][1]
-        model, absent = _load_quietly(source, kind)
+        model, absent = _load_quietly(source, kind, head_settings(new_head))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{where} cannot be loaded as {what} "
             f"({str(error).strip().splitlines()[0]}). "
             f"Give a folder beside the recipe ({looked}) or a hub name."
         ) from error
-    if absent:
+    if new_head:
+        check_new_head(model, absent, where)
+    elif absent:
         raise ModelError(
             f"{where} has no weights for {', '.join(absent)}, which would be random. "
             f"Give a model that was trained as {what}."
@@ -152,14 +166,14 @@ def _kind_of(task: str, config: Any) -> str:
     return TEXT_LABEL if of_text and not of_images else task
 
 
-def _load_quietly(source: str, task: str) -> tuple[Any, list[str]]:
+def _load_quietly(source: str, task: str, settings: Mapping[str, Any]) -> tuple[Any, list[str]]:
     """Load a model and the names of its weights that the files lack."""
     import transformers
 
     with quietly():
         auto = getattr(transformers, CLASSES[task][0])
-        model, report = auto.from_pretrained(source, output_loading_info=True)
-    return model, sorted(report["missing_keys"])
+        model, report = auto.from_pretrained(source, output_loading_info=True, **settings)
+    return model, drawn_weights(report)
 
 
 @contextmanager
