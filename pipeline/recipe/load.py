@@ -131,17 +131,11 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
             )
     yield from _generate_problems(written)
     yield from _source_problems(written)
-    for name, table in datasets.items():
-        names = table.get("class_names") if isinstance(table, Mapping) else None
-        if _is_list(names) and len(set(map(str, names))) < len(names):
-            yield f"data.{name}.class_names: a name occurs twice; every class needs its own"
+    yield from _name_problems(written)
     training = _table(written, "training")
     if "training" in written and ("epochs" in training) == ("steps" in training):
         given = "both" if "epochs" in training else "neither"
         yield f"training: needs exactly one of epochs and steps; got {given}"
-    new_head = _table(_table(written, "student"), "model").get("new_head")
-    if _is_list(new_head) and len(set(map(str, new_head))) < len(new_head):
-        yield "student.model.new_head: a name occurs twice; every class needs its own"
     if "new_head" in _table(_table(written, "teacher"), "model"):
         yield (
             "teacher.model.new_head: a head that nobody trained cannot teach; give it to a "
@@ -155,6 +149,18 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
+
+
+def _name_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    named = {
+        f"data.{name}.class_names": table.get("class_names")
+        for name, table in _table(written, "data").items()
+        if isinstance(table, Mapping)
+    }
+    named["student.model.new_head"] = _table(_table(written, "student"), "model").get("new_head")
+    for where, names in named.items():
+        if _is_list(names) and len(set(map(str, names))) < len(names):
+            yield f"{where}: a name occurs twice; every class needs its own"
 
 
 def _unknown_data(datasets: Mapping[str, Any], where: str, name: object) -> Iterable[str]:

@@ -117,6 +117,12 @@ def _promises(out: Path, options: Namespace) -> Report:
     return promises.run(out, splits=options.splits, students=options.students)
 
 
+def _tweets(out: Path, options: Namespace) -> Report:
+    from replication import tweets
+
+    return tweets.run(out, seeds=options.seeds)
+
+
 def _language_tails(out: Path, options: Namespace) -> Report:
     from replication import language_tails
 
@@ -152,6 +158,10 @@ CLAIMS: dict[str, tuple[Callable[[Path, Namespace], Report], str]] = {
         _promises,
         "Fashion-MNIST: a promised precision is kept, and unlabelled images are worth a lot.",
     ),
+    "tweets": (
+        _tweets,
+        "Tweets: pseudo-labels of MiniLM are as right as promised, and teach a small CNN.",
+    ),
     "language-tails": (
         _language_tails,
         "SmolLM2 on Shakespeare: what a few bytes a position know of 49,152 classes.",
@@ -182,6 +192,7 @@ OPTIONS: dict[str, dict[str, tuple[Callable[[str], int], int, str]]] = {
         "--splits": (_whole(FEWEST, 1000), 20, "choices of the labels"),
         "--students": (_whole(FEWEST, MOST), 5, "of them with students"),
     },
+    "tweets": {"--seeds": (_whole(1, MOST), 2, "students of each kind")},
     "layers": {"--seeds": (_whole(FEWEST, MOST), 3, "pairs of students")},
     "chain": {"--seeds": (_whole(FEWEST, MOST), 10, "assistants, and students of each kind")},
     "selections": {"--seeds": (_whole(1, MOST), 3, "students of each kind")},
