@@ -1,17 +1,18 @@
 """`pipeline pseudo-label`: turn a cache of unlabelled data into labels with a stated error."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.compute import set_threads
-from pipeline.errors import CacheError, FingerprintMismatch, PipelineError, list_differences
+from pipeline.errors import FingerprintMismatch, list_differences
 from pipeline.experiment.pseudo_labels import Planned, plan_labels
 from pipeline.labelling import (
     PAGE_FILE,
     SUMMARY_FILE,
     TABLE_FILE,
+    digest_table,
+    hold_folder,
     make_labels,
     read_summary,
     refuse_strangers,
@@ -39,23 +40,35 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     refuse_strangers(folder, (TABLE_FILE, SUMMARY_FILE, PAGE_FILE))
     set_threads(1)  # parts are worked on side by side, each on one
     planned = plan_labels(recipe)
-    if (there := read_summary(folder)) is not None:
-        _check_settings(folder, there["settings"], planned.settings)
-        say(f"{folder}: is there already; delete the folder to make it again", quiet)
+    if (there := _find(folder, planned, quiet)) is not None:
         return there
     if dry_run:
         return {"folder": str(folder), "rows": planned.cache.plan.rows}
-    _make_folder(folder)
-    try:
+    with hold_folder(folder):
+        if (there := _find(folder, planned, quiet)) is not None:
+            return there  # another process was quicker
         summary = _label(planned, folder, quiet)
-    except PipelineError:
-        _remove_if_empty(folder)
-        raise
-    for warning in summary["warnings"]:
-        say(f"warning: {warning}", quiet)
-    summary["elapsed_s"] = round(time.perf_counter() - started, 3)
-    write_summary(folder, summary)
+        for warning in summary["warnings"]:
+            say(f"warning: {warning}", quiet)
+        summary["elapsed_s"] = round(time.perf_counter() - started, 3)
+        write_summary(folder, summary)
     return summary
+
+
+def _find(folder: Path, planned: Planned, quiet: bool) -> dict[str, Any] | None:
+    """Read what was made before, if it is what is asked for.
+
+    Raises: FingerprintMismatch if it was made from another setup.
+    """
+    there = read_summary(folder)
+    if there is None:
+        return None
+    if lines := list_differences((there["settings"], planned.settings)):
+        head = f"{folder}: these pseudo-labels were made from another setup"
+        advice = "Name another folder with --set pseudo_labels.path=..., or delete this one."
+        raise FingerprintMismatch("\n  ".join([head, *lines, advice]))
+    say(f"{folder}: is there already; delete the folder to make it again", quiet)
+    return there
 
 
 def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
@@ -75,29 +88,8 @@ def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
         "settings": planned.settings,
         **summary,
         "size_bytes": (folder / TABLE_FILE).stat().st_size,
+        "sha256": digest_table(folder / TABLE_FILE),
     }
-
-
-def _check_settings(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    if lines := list_differences((there, here)):
-        head = f"{folder}: these pseudo-labels were made from another setup"
-        advice = "Name another folder with --set pseudo_labels.path=..., or delete this one."
-        raise FingerprintMismatch("\n  ".join([head, *lines, advice]))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CacheError(
-            f"{folder}: cannot be made: {error.strerror}. Allow this user to write, or name "
-            "another folder with --set pseudo_labels.path=..."
-        ) from error
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if not os.listdir(folder):
-        folder.rmdir()
 
 
 def tell(summary: dict[str, Any]) -> str:

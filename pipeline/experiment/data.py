@@ -154,7 +154,7 @@ def join_data(
     known: dict[str, Any] = {}
     if pseudo_place is not None:
         table = _open_table(recipe, name, pseudo_place)
-        options["pseudo_labels"], known["pseudo_labels"] = table, table.sha256()
+        options["pseudo_labels"], known["pseudo_labels"] = table, table.sha256
     if cache_place is None:
         data = scan_data(recipe, name, quiet=quiet)
         highest = max([_highest_token(data.samples), *data.scan.label_counts])

@@ -10,12 +10,18 @@ from pipeline.labelling.calibration import Calibration, fit_temperature, judge
 from pipeline.labelling.make import Labelling, make_labels
 from pipeline.labelling.output.folder import (
     SUMMARY_FILE,
+    hold_folder,
     read_summary,
     refuse_strangers,
     write_summary,
 )
 from pipeline.labelling.output.page import PAGE_FILE, Look
-from pipeline.labelling.output.table import TABLE_FILE, PseudoLabelTable, open_table
+from pipeline.labelling.output.table import (
+    TABLE_FILE,
+    PseudoLabelTable,
+    digest_table,
+    open_table,
+)
 from pipeline.labelling.rules import RULES, Wanted
 
 __all__ = [
@@ -30,7 +36,9 @@ __all__ = [
     "PseudoLabelTable",
     "Wanted",
     "ask_rows",
+    "digest_table",
     "fit_temperature",
+    "hold_folder",
     "judge",
     "make_labels",
     "open_table",

@@ -1,12 +1,15 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import CorruptPart, PipelineError
-from pipeline.labelling import TABLE_FILE, open_table
+from pipeline.labelling import TABLE_FILE, digest_table, open_table, write_summary
 from pipeline.labelling.output.table import COLUMNS, write_table
 
 ABOUT = {"class_count": 3, "class_names": ["a", "b", "c"], "rows_an_epoch": 7}
@@ -36,6 +39,12 @@ def write(folder: Path, *blocks: int) -> None:
             writer.write(make_columns(rows, start))
             start += rows
         writer.describe(ABOUT)
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Say that the table is finished, and what it is."""
+    write_summary(folder, {"sha256": digest_table(folder / TABLE_FILE)})
 
 
 def test_what_is_written_is_read_in_order(tmp_path: Path) -> None:
@@ -60,39 +69,46 @@ def test_a_table_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
         fail()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(
-        PipelineError, match=r"there is no such table\. Make it with `pipeline pseud"
+        PipelineError, match=r"there is no finished table\. Make it with `pipeline pseud"
     ):
         open_table(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "cannot be read"), (b"PAR1 nonsense PAR1", "cannot be read")],
-    ids=["empty", "nonsense"],
-)
-def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"PAR1 nonsense PAR1"], ids=["empty", "nonsense"])
+def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / TABLE_FILE).write_bytes(content)
-    with pytest.raises(CorruptPart, match=message):
+    seal(tmp_path)
+    with pytest.raises(CorruptPart, match="cannot be read"):
         open_table(tmp_path)
 
 
 def test_another_parquet_file_is_no_table(tmp_path: Path) -> None:
     write(tmp_path, 4)
     pq.write_table(pq.read_table(tmp_path / TABLE_FILE).select(["id"]), tmp_path / TABLE_FILE)
+    seal(tmp_path)
     with pytest.raises(
         CorruptPart, match="no table of pseudo-labels of version 1; it says version"
     ):
         open_table(tmp_path)
 
 
-def test_damage_is_found_when_it_is_read(tmp_path: Path) -> None:
-    write(tmp_path, 3000)
-    content = bytearray((tmp_path / TABLE_FILE).read_bytes())
-    content[4:2000] = bytes(1996)
-    (tmp_path / TABLE_FILE).write_bytes(content)
-    table = open_table(tmp_path)
-    with pytest.raises(CorruptPart, match="cannot be read"):
-        list(table.identities())
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_found_wherever_it_is(share: float, bit: int) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, 300)
+        content = bytearray((folder / TABLE_FILE).read_bytes())
+        content[int(share * len(content))] ^= 1 << bit
+        (folder / TABLE_FILE).write_bytes(content)
+        with pytest.raises(CorruptPart, match=r"is not what was written: its SHA-256 is"):
+            open_table(folder)
+
+
+def test_an_unfinished_table_is_none(tmp_path: Path) -> None:
+    write(tmp_path, 4)
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(PipelineError, match=r"there is no finished table\. Make it with"):
+        open_table(tmp_path)
 
 
 @pytest.mark.conformance

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from laboratory import Answer, Lab, draw_samples, run_cli, write_samples
+from nursery import Nursery, wait_until
 
+from pipeline.labelling import hold_folder
 from pipeline.store import open_cache
 
 TABLES = """\
@@ -306,3 +310,31 @@ def test_a_cache_of_views_is_refused(lab: Lab) -> None:
     answer = label(lab, "pseudo_labels.cache=viewed")
     assert answer.status == 2
     assert "holds 2 views of each sample; a pseudo-label is of a sample, as it is" in answer.stderr
+
+
+def test_two_at_once_do_not_mix(lab: Lab) -> None:
+    with hold_folder(lab.folder / "labels"):
+        answer = label(lab)
+        assert answer.status == 2
+        assert "another process is making these pseudo-labels. Wait for it" in answer.stderr
+    assert not (lab.folder / "labels").exists()
+    assert label(lab).status == 0
+
+
+def test_killed_it_leaves_nothing_that_passes_for_a_table(lab: Lab, nursery: Nursery) -> None:
+    assert label(lab, "pseudo_labels.path=whole").status == 0
+    for delay_s in (0.0, 0.02, 0.1):
+        child = nursery.start("pseudo-label", str(lab.recipe))
+        wait_until((lab.folder / "labels").exists)
+        time.sleep(delay_s)
+        child.kill(signal.SIGKILL)
+        child.wait()
+    answer = label(lab)
+    assert answer.status == 0, answer.stderr
+    ours, whole = (
+        (lab.folder / name / "pseudo_labels.parquet").read_bytes() for name in ("labels", "whole")
+    )
+    assert ours == whole
+    assert sorted(path.name for path in (lab.folder / "labels").iterdir()) == [
+        *(".lock", "page.html", "pseudo_labels.parquet", "summary.json"),
+    ]

@@ -233,7 +233,7 @@ def test_soft_targets_weighed_by_the_table_are_learned_from(lab: Lab) -> None:
         ),
         (
             ['training.sources.1.pseudo_labels="nowhere"'],
-            ["nowhere/pseudo_labels.parquet: there is no such table. Make it with"],
+            ["nowhere/pseudo_labels.parquet: there is no finished table. Make it"],
         ),
         (
             ['data.unlabelled.class_names=["e", "d", "c", "b", "a"]'],

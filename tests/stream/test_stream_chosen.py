@@ -8,7 +8,13 @@ import torch
 from tiny import make_cache, make_samples
 
 from pipeline.errors import SampleError, TargetError
-from pipeline.labelling import PseudoLabelTable, open_table
+from pipeline.labelling import (
+    TABLE_FILE,
+    PseudoLabelTable,
+    digest_table,
+    open_table,
+    write_summary,
+)
 from pipeline.labelling.output.table import write_table
 from pipeline.samples import Samples, content_digests, make_views, subset
 from pipeline.samples.arrays import ArraySamples
@@ -44,6 +50,7 @@ def make_table(
                 }
             )
         writer.describe({"class_count": classes, "class_names": None, "is_skewed": False})
+    write_summary(folder, {"sha256": digest_table(folder / TABLE_FILE)})
     return open_table(folder)
 
 

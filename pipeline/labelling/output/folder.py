@@ -1,14 +1,48 @@
 """The folder that pseudo-labels lie in: its summary, and whether it may be written to."""
 
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CacheError
 
-SUMMARY_FILE = "summary.json"
+SUMMARY_FILE, LOCK_FILE = "summary.json", ".lock"
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, if need be, and keep a second process out of it while something is written.
+
+    One in which nothing was written is removed again.
+
+    Raises: CacheError if another process is at work there, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: cannot write there: {error.strerror}. Allow this user to write, or name "
+            "another folder with --set pseudo_labels.path=..."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CacheError(
+                f"{folder}: another process is making these pseudo-labels. Wait for it, or name "
+                "another folder with --set pseudo_labels.path=..."
+            ) from error
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

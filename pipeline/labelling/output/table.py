@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CacheError, CorruptPart, PipelineError
+from pipeline.labelling.output.folder import SUMMARY_FILE, read_summary
 
 TABLE_FILE = "pseudo_labels.parquet"
 KEY, VERSION = "pseudo_labels", 1
@@ -121,11 +122,7 @@ class PseudoLabelTable:
     path: Path
     rows: int
     about: Mapping[str, Any]
-
-    def sha256(self) -> str:
-        """Digest the whole file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    sha256: str
 
     def identities(self) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
         """Give ids and digests. Shapes: yields n ids and (n, 16).
@@ -155,18 +152,26 @@ class PseudoLabelTable:
             raise CorruptPart(f"{self.path}: cannot be read: {error}") from error
 
 
-def open_table(path: str | Path) -> PseudoLabelTable:
-    """Open the table of a folder that `pipeline pseudo-label` wrote.
+def open_table(folder: str | Path) -> PseudoLabelTable:
+    """Open the table of a folder that `pipeline pseudo-label` wrote, every byte of it checked.
 
-    Raises: PipelineError if there is none; CorruptPart if it is no such table.
+    Raises: PipelineError if there is none, or none that is finished; CorruptPart if it is not what
+        was written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = Path(path) / TABLE_FILE
-    if not file.is_file():
+    file, summary = Path(folder) / TABLE_FILE, read_summary(Path(folder))
+    if summary is None or not file.is_file():
         raise PipelineError(
-            f"{file}: there is no such table. Make it with `pipeline pseudo-label RECIPE`."
+            f"{file}: there is no finished table. Make it with `pipeline pseudo-label RECIPE`."
+        )
+    sha256 = digest_table(file)
+    if sha256 != summary.get("sha256"):
+        raise CorruptPart(
+            f"{file}: is not what was written: its SHA-256 is {sha256[:16]}, and {SUMMARY_FILE} "
+            f"says {str(summary.get('sha256'))[:16]}. Restore it, or delete the folder and make it "
+            "again."
         )
     try:
         with pq.ParquetFile(file) as opened:
@@ -179,4 +184,10 @@ def open_table(path: str | Path) -> PseudoLabelTable:
             f"{file}: is no table of pseudo-labels of version {VERSION}; it says version "
             f"{about.get('version')}. Make it again with `pipeline pseudo-label RECIPE`."
         )
-    return PseudoLabelTable(file, rows, about)
+    return PseudoLabelTable(file, rows, about, sha256)
+
+
+def digest_table(file: Path) -> str:
+    """Digest the whole file of a table."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
