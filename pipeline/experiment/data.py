@@ -129,6 +129,8 @@ def recipe_views(recipe: Recipe, name: str, samples: Samples) -> Views:
 def teachers_of(recipe: Recipe) -> dict[str, float]:
     """Name the places of the caches that teach the student, each with its weight."""
     assert recipe.training
+    if recipe.training.sources:
+        return {each.cache: 1.0 for each in recipe.training.sources if each.cache}
     if recipe.training.teachers:
         return {each.cache: each.weight for each in recipe.training.teachers}
     return {recipe.cache.path: 1.0} if recipe.cache else {}

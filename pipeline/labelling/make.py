@@ -68,9 +68,9 @@ def make_labels(
     tally, gathered = Tally(np.zeros_like(choice.copies), np.zeros_like(choice.copies)), Gathered()
     names = labelling.class_names
     with write_table(folder) as writer:
-        for columns in _columns(labelling, choice, answers, advance):
+        for columns, doubts in _columns(labelling, choice, answers, advance):
             _count(tally, columns)
-            gathered.add(columns, -np.log(np.maximum(columns["confidence"], 1e-30)))
+            gathered.add(columns, doubts)
             writer.write(columns)
         summary = summarise(choice, tally, labelling.judged, names)
         writer.describe(_about(labelling, summary))
@@ -81,8 +81,8 @@ def make_labels(
 
 def _columns(
     labelling: Labelling, choice: Choice, answers: Spool, advance: Advance
-) -> Iterator[dict[str, Any]]:
-    """Give the columns of one row group after another."""
+) -> Iterator[tuple[dict[str, Any], Answers]]:
+    """Give the columns of one row group after another, and how much each row is doubted."""
     decider, start = Decider(choice), 0
     for tables in _groups(labelling.asked):
         rows = sum(map(len, tables))
@@ -92,7 +92,7 @@ def _columns(
         sure, chosen = confidence(found), reasons == 0
         weighs = labelling.wanted.kind == "all"
         names = labelling.class_names
-        yield {
+        columns = {
             "id": [sample_id for table in tables for sample_id in table.ids],
             "digest": np.concatenate([table.digests for table in tables]),
             "label": found["label"],
@@ -105,6 +105,7 @@ def _columns(
             "chosen": chosen,
             "why_not": np.array(REASONS, object)[reasons],
         }
+        yield columns, found["doubt"]
         advance(rows)
 
 

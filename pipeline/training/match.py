@@ -172,4 +172,4 @@ def _match_feature(
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
     found = getattr(batch, loss.loss.needs)
-    return found if loss.feature is None else found[loss.feature]
+    return found if loss.feature is None else found.get(loss.feature)

@@ -173,6 +173,23 @@ def test_skewed_hard_pseudo_labels_alone_are_warned_of_and_nothing_else_is(lab: 
         assert "warning" not in answer.stderr
 
 
+def test_features_are_learned_from_where_there_are_any(lab: Lab) -> None:
+    kept = 'features=[{ name = "answer", module = "1" }]'
+    caching = ("cache.path=featured", "cache.data=unlabelled", kept)
+    assert lab.cache_teacher("--quiet", *options(*caching)).status == 0
+    answer = train(
+        lab,
+        "training.epochs=12",
+        'losses=[{ kind = "hard_labels", weight = 1.0 }, '
+        '{ kind = "hint", weight = 1.0, feature = "answer", module = "2" }]',
+        'training.sources=[{ data = "train", rows = 4 }, '
+        '{ data = "unlabelled", cache = "featured", rows = 6 }]',
+    )
+    assert answer.status == 0, answer.stderr
+    lines = [line["hint"] for line in lab.metrics() if "hint" in line]
+    assert sum(lines[-10:]) < sum(lines[:10])
+
+
 def test_soft_targets_weighed_by_the_table_are_learned_from(lab: Lab) -> None:
     making = ('pseudo_labels.rule={ kind = "all" }', "pseudo_labels.path=everything")
     assert run_cli("pseudo-label", str(lab.recipe), "--quiet", *options(*making)).status == 0
