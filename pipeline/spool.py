@@ -24,7 +24,7 @@ class Spool:
     def __init__(self, dtype: np.dtype[Any], folder: Path | None = None) -> None:
         self.dtype = dtype
         self.count = 0
-        self._folder = str(folder or gettempdir())
+        self._folder = folder
         with TemporaryFile(dir=folder) as file:
             self._number = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._number)
@@ -56,9 +56,10 @@ class Spool:
                 written = os.pwrite(self._number, content, at)
                 content, at = content[written:], at + written
         except OSError as error:
+            elsewhere = "" if self._folder else ", or name another folder in TMPDIR"
             raise PipelineError(
-                f"{self._folder}: cannot hold temporary entries: {error.strerror}. Free some "
-                "space there, or name another folder in TMPDIR."
+                f"{self._folder or gettempdir()}: cannot hold temporary entries: {error.strerror}. "
+                f"Free some space there{elsewhere}."
             ) from error
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

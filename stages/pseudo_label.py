@@ -7,15 +7,14 @@ from typing import Any
 from pipeline.compute import set_threads
 from pipeline.errors import FingerprintMismatch, list_differences
 from pipeline.experiment.pseudo_labels import Planned, plan_labels
+from pipeline.holding import check_folder, hold_folder
 from pipeline.labelling import (
     PAGE_FILE,
-    SUMMARY_FILE,
+    PURPOSE,
     TABLE_FILE,
     digest_table,
-    hold_folder,
     make_labels,
     read_summary,
-    refuse_strangers,
     write_summary,
 )
 from pipeline.progress import progress, say
@@ -37,14 +36,14 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     require_tables(recipe, "pseudo-label", "pseudo_labels")
     assert recipe.pseudo_labels
     folder = recipe.locate(recipe.pseudo_labels.path)
-    refuse_strangers(folder, (TABLE_FILE, SUMMARY_FILE, PAGE_FILE))
+    check_folder(folder, PURPOSE)
     set_threads(1)  # parts are worked on side by side, each on one
     planned = plan_labels(recipe)
     if (there := _find(folder, planned, quiet)) is not None:
         return there
     if dry_run:
         return {"folder": str(folder), "rows": planned.cache.plan.rows}
-    with hold_folder(folder):
+    with hold_folder(folder, PURPOSE):
         if (there := _find(folder, planned, quiet)) is not None:
             return there  # another process was quicker
         summary = _label(planned, folder, quiet)

@@ -158,6 +158,11 @@ class Lab:
         return [json.loads(line) for line in lines]
 
 
+def options(*values: str) -> list[str]:
+    """Turn values for the recipe into words of a command line."""
+    return [word for value in values for word in ("--set", value)]
+
+
 def run_cli(*arguments: str) -> Answer:
     """Run the command line in this process; nothing of it is replaced."""
     stdout, stderr, argv = io.StringIO(), io.StringIO(), sys.argv

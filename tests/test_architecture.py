@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "factories": set(),
     "keyed": set(),
     "spool": set(),
+    "holding": set(),
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
@@ -26,9 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": set(),
     "targets": {"keyed", "store.fields"},
     "losses": {"targets"},
-    "labelling": {"compute", "metrics", "spool", "store", "targets"},
+    "labelling": {"compute", "holding", "metrics", "spool", "store", "targets"},
     "stream": {"labelling", "samples", "spool", "store", "targets"},
-    "training": {"compute", "losses", "metrics", "models", "stream", "targets"},
+    "training": {"compute", "holding", "losses", "metrics", "models", "stream", "targets"},
     "experiment": {
         "compute",
         "labelling",
@@ -70,7 +71,8 @@ ONLY_IN: dict[str, set[str]] = {
     "safetensors": {"models", "training"},
 }
 WITHOUT_TORCH = {
-    *("store", "samples", "recipe", "errors", "factories", "keyed", "spool", "progress", "cli"),
+    *("store", "samples", "recipe", "errors", "factories", "holding", "keyed", "spool", "progress"),
+    "cli",
 }
 # What a user's own augmentations run in; it is imported when they are.
 RUNS_TORCH = {"torchvision.py"}

@@ -9,23 +9,20 @@ from pipeline.labelling.answers import Asked, ask_rows
 from pipeline.labelling.calibration import Calibration, fit_temperature, judge
 from pipeline.labelling.make import Labelling, make_labels
 from pipeline.labelling.output.folder import (
+    PAGE_FILE,
+    PURPOSE,
     SUMMARY_FILE,
-    hold_folder,
+    TABLE_FILE,
     read_summary,
-    refuse_strangers,
     write_summary,
 )
-from pipeline.labelling.output.page import PAGE_FILE, Look
-from pipeline.labelling.output.table import (
-    TABLE_FILE,
-    PseudoLabelTable,
-    digest_table,
-    open_table,
-)
+from pipeline.labelling.output.page import Look
+from pipeline.labelling.output.table import PseudoLabelTable, digest_table, open_table
 from pipeline.labelling.rules import RULES, Wanted
 
 __all__ = [
     "PAGE_FILE",
+    "PURPOSE",
     "RULES",
     "SUMMARY_FILE",
     "TABLE_FILE",
@@ -38,11 +35,9 @@ __all__ = [
     "ask_rows",
     "digest_table",
     "fit_temperature",
-    "hold_folder",
     "judge",
     "make_labels",
     "open_table",
     "read_summary",
-    "refuse_strangers",
     "write_summary",
 ]

@@ -3,81 +3,34 @@
 It compares, appends and replaces files; it does not know what a metric means.
 """
 
-import errno
-import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FingerprintMismatch, PipelineError, list_differences
+from pipeline.holding import Purpose, hold_folder
 from pipeline.training.checkpoint import POINTER
 
-RECIPE, METRICS, RESULT, LOCK = "recipe.json", "metrics.jsonl", "result.json", ".lock"
-FULL = {errno.ENOSPC, errno.EDQUOT}
-SHOWN_FILES = 5
+RECIPE, METRICS, RESULT = "recipe.json", "metrics.jsonl", "result.json"
+PURPOSE = Purpose(
+    doing="training this run",
+    foreign="not a run",
+    key="run.path",
+    again="it goes on from the last checkpoint.",
+    is_ours=lambda names: RECIPE in names,
+)
 
 
-@contextmanager
-def hold_run(folder: Path) -> Iterator[None]:
+def hold_run(folder: Path) -> AbstractContextManager[None]:
     """Keep a second process out of a run's folder; the system lets go when this one ends.
 
     Raises: PipelineError if another process trains here, the folder holds other things or cannot be
         written, or the disk is full by the time the block writes.
     """
-    try:
-        _check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise PipelineError(
-            f"{folder}: cannot write there: {error.strerror}. Allow this user to write, or name "
-            "another folder with --set run.path=..."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PipelineError(
-                f"{folder}: another process is training this run. Wait for it, or name another "
-                "folder with --set run.path=..."
-            ) from error
-        with _full_disk(folder):
-            yield
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise PipelineError(
-            f"{folder}: is a file, not a folder. Name another path with --set run.path=..."
-        )
-    names = os.listdir(folder) if folder.is_dir() else []
-    # Our own lock and half-written files, left by a kill, begin with a dot.
-    foreign = sorted(name for name in names if not name.startswith("."))
-    if foreign and not (folder / RECIPE).exists():
-        more = len(foreign) - SHOWN_FILES
-        shown = ", ".join(foreign[:SHOWN_FILES]) + (f" and {more} more" if more > 0 else "")
-        raise PipelineError(
-            f"{folder}: holds {shown} and is not a run. Name a new folder or an empty one with "
-            "--set run.path=..."
-        )
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        free = shutil.disk_usage(folder).free
-        raise PipelineError(
-            f"{folder}: disk full ({free / 1e6:.1f} MB left). Free some space and run the same "
-            "command again; it goes on from the last checkpoint."
-        ) from error
+    return hold_folder(folder, PURPOSE)
 
 
 def begin_run(folder: Path, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

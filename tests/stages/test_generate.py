@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from laboratory import Answer, Lab, run_cli
+from laboratory import Answer, Lab, options, run_cli
 from nursery import Nursery, wait_until
 from test_text import MODELS, RECIPE, VERSES
 
@@ -29,10 +29,6 @@ seed = 4
 [student.model]
 """
 WRITTEN = 'data.train={ kind = "cache", path = "written" }'
-
-
-def options(*values: str) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from laboratory import Answer, Lab, draw_samples, run_cli, write_samples
+from laboratory import Answer, Lab, draw_samples, options, run_cli, write_samples
 from nursery import Nursery, wait_until
 
-from pipeline.labelling import hold_folder
+from pipeline.holding import hold_folder
+from pipeline.labelling import PURPOSE
 from pipeline.store import open_cache
 
 TABLES = """\
@@ -34,10 +35,6 @@ show = "unlabelled"
 [validation]
 """
 ROWS = 90
-
-
-def options(*values: str) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +286,7 @@ def test_a_folder_with_other_things_is_left_alone(lab: Lab) -> None:
     (lab.folder / "labels/thesis.tex").write_text("mine")
     answer = label(lab)
     assert answer.status == 2
-    assert "holds other things (thesis.tex)" in answer.stderr
+    assert "labels: holds thesis.tex and is no folder of pseudo-labels. Name a new" in answer.stderr
 
 
 def test_a_damaged_part_is_named_and_nothing_is_left(lab: Lab) -> None:
@@ -313,7 +310,7 @@ def test_a_cache_of_views_is_refused(lab: Lab) -> None:
 
 
 def test_two_at_once_do_not_mix(lab: Lab) -> None:
-    with hold_folder(lab.folder / "labels"):
+    with hold_folder(lab.folder / "labels", PURPOSE):
         answer = label(lab)
         assert answer.status == 2
         assert "another process is making these pseudo-labels. Wait for it" in answer.stderr

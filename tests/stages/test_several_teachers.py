@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from laboratory import Lab, run_cli
+from laboratory import Lab, options, run_cli
 
 from pipeline.experiment import open_data, open_model
 from pipeline.recipe import load_recipe
@@ -29,10 +29,6 @@ OTHER = [
     *("teacher.model.arguments={ seed = 7 }", "cache.path=other", "cache.backend=parquet"),
     *("cache.rows_per_part=5", 'targets.selection={ kind = "all" }'),
 ]
-
-
-def options(*values: str) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
 
 
 @pytest.fixture(scope="module")

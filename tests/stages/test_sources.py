@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from laboratory import Answer, Lab, draw_samples, run_cli, write_samples
+from laboratory import Answer, Lab, draw_samples, options, run_cli, write_samples
 from nursery import Nursery, wait_until
 
 TABLES = """\
@@ -58,10 +58,6 @@ weight = 0.5
 [training]
 """
 ROWS = 40
-
-
-def options(*values: str) -> list[str]:
-    return [word for value in values for word in ("--set", value)]
 
 
 @pytest.fixture(scope="module")

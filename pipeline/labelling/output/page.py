@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-PAGE_FILE = "page.html"
+from pipeline.labelling.output.folder import PAGE_FILE
+
 SHOWN = 24
 Look = Callable[[Sequence[str]], Sequence[bytes | str | None]]
 SECTIONS = {

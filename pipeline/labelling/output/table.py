@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CacheError, CorruptPart, PipelineError
-from pipeline.labelling.output.folder import SUMMARY_FILE, read_summary
+from pipeline.errors import CorruptPart, PipelineError
+from pipeline.labelling.output.folder import SUMMARY_FILE, TABLE_FILE, read_summary
 
-TABLE_FILE = "pseudo_labels.parquet"
 KEY, VERSION = "pseudo_labels", 1
 # No dictionaries and no fixed-size binary: the datasets library opens neither.
 COLUMNS = {
@@ -59,10 +58,7 @@ class TableWriter:
 
 @contextmanager
 def write_table(folder: Path) -> Iterator[TableWriter]:
-    """Open the writer of a table, which gets its name at the end.
-
-    Raises: CacheError if the disk refuses.
-    """
+    """Open the writer of a table, which gets its name at the end."""
     import pyarrow.parquet as pq
 
     partial, schema = folder / f".{TABLE_FILE}.partial", _schema()
@@ -72,11 +68,6 @@ def write_table(folder: Path) -> Iterator[TableWriter]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, folder / TABLE_FILE)
-    except OSError as error:
-        raise CacheError(
-            f"{folder}: cannot be written: {error.strerror or error}. Free some space, or name "
-            "another folder with --set pseudo_labels.path=..."
-        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
