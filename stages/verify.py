@@ -99,7 +99,7 @@ def _advise(faults: list[dict[str, Any]]) -> list[str]:
     parts = sorted({fault["part"] for fault in faults if fault["part"] is not None})
     files = {fault["file"] for fault in faults if fault["part"] is None}
     if PLAN_FILE in files:
-        return [f"Restore {PLAN_FILE}, or delete the cache and run cache-teacher again."]
+        return [f"Restore {PLAN_FILE}, or delete the cache and make it again."]
     advice = []
     if foreign := files - {MANIFEST_FILE}:
         advice.append(f"Move away what does not belong: {_first_of(sorted(foreign))}.")
@@ -107,7 +107,9 @@ def _advise(faults: list[dict[str, Any]]) -> list[str]:
         records = _first_of([record_path(part) for part in parts])
         advice.append(f"Restore the files of these parts, or delete their records ({records}).")
     if parts or MANIFEST_FILE in files:
-        advice.append("Then run cache-teacher again: it makes what is missing, and nothing else.")
+        advice.append(
+            "Then run cache-teacher, or generate, again: it makes what is missing, and nothing else."
+        )
     return advice
 
 

@@ -13,7 +13,8 @@ from pipeline.store.plan import FORMAT, VERSION, Plan, check_format, parse_plan,
 
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
-GO_ON = "Run `pipeline cache-teacher RECIPE` to go on."
+# Whichever of the two began it.
+GO_ON = "Run `pipeline cache-teacher RECIPE` or `pipeline generate RECIPE` to go on."
 _RECORD_KEYS = {
     *("part", "fingerprint", "row_start", "row_stop"),
     *("positions", "files", "statistics", "digest"),

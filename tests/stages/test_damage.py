@@ -181,7 +181,7 @@ def test_a_cache_without_its_manifest_is_refused_and_made_whole_by_cache_teacher
     assert found.status == 1
     assert "  manifest.json: " in found.stdout
     assert found.stdout.endswith(
-        "Then run cache-teacher again: it makes what is missing, and nothing else.\n"
+        "Then run cache-teacher, or generate, again: it makes what is missing, and nothing else.\n"
     )
     trained = cached_lab.train_student("--quiet")
     assert trained.status == (2 if content is None else 1)
@@ -195,9 +195,7 @@ def test_a_damaged_plan_is_refused(cached_lab: Lab) -> None:
     flip(path, random.Random(4))
     found = run_cli("verify", str(cached_lab.cache), "--quiet")
     assert found.status == 1
-    assert found.stdout.endswith(
-        "  Restore plan.json, or delete the cache and run cache-teacher again.\n"
-    )
+    assert found.stdout.endswith("  Restore plan.json, or delete the cache and make it again.\n")
     for command in ("train-student", "cache-teacher"):
         answer = run_cli(command, str(cached_lab.recipe), "--quiet")
         assert (answer.status, "plan.json" in answer.stderr) == (1, True)
@@ -212,7 +210,8 @@ def test_the_advice_of_verify_mends_the_cache(whole_lab: Lab) -> None:
     records = "parts/00002.json, parts/00005.json"
     assert found.stdout.endswith(
         f"  Restore the files of these parts, or delete their records ({records}).\n"
-        "  Then run cache-teacher again: it makes what is missing, and nothing else.\n"
+        "  Then run cache-teacher, or generate, again: it makes what is missing, and nothing "
+        "else.\n"
     )
     for record in records.split(", "):
         (cache / record).unlink()

@@ -423,7 +423,7 @@ def test_a_place_that_cannot_be_a_cache_is_refused_before_the_data_is_read(lab: 
 
 def test_an_incomplete_cache_says_what_is_missing_and_how_to_go_on(cached_lab: Lab) -> None:
     (cached_lab.cache / "manifest.json").unlink()
-    go_on = "Run `pipeline cache-teacher RECIPE` to go on."
+    go_on = "Run `pipeline cache-teacher RECIPE` or `pipeline generate RECIPE` to go on."
     for command in (["train-student", str(cached_lab.recipe)], ["inspect", str(cached_lab.cache)]):
         assert_says(
             run_cli(*command, "--quiet"),

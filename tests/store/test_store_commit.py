@@ -221,7 +221,7 @@ def test_incomplete_cache_says_which_parts_are_missing(tmp_path: Path) -> None:
         contract.write_part(folder, plan, part)
     text = (
         f"{folder}: not complete: 36 of 40 parts are missing (1-3, 6-8, 10-39). "
-        "Run `pipeline cache-teacher RECIPE` to go on."
+        "Run `pipeline cache-teacher RECIPE` or `pipeline generate RECIPE` to go on."
     )
     for ask in (lambda: finish(folder, plan), lambda: open_cache(folder)):
         with pytest.raises(IncompleteCache) as caught:
