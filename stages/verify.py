@@ -107,9 +107,8 @@ def _advise(faults: list[dict[str, Any]]) -> list[str]:
         records = _first_of([record_path(part) for part in parts])
         advice.append(f"Restore the files of these parts, or delete their records ({records}).")
     if parts or MANIFEST_FILE in files:
-        advice.append(
-            "Then run cache-teacher, or generate, again: it makes what is missing, and nothing else."
-        )
+        again = "Then run cache-teacher, or generate, again"
+        advice.append(f"{again}: it makes what is missing, and nothing else.")
     return advice
 
 
