@@ -85,7 +85,7 @@ def _continue(
     uniforms = torch.from_numpy(draw_uniform(keys, writing.length))  # (B, length)
     sizes = torch.full((len(tokens),), writing.length, device=tokens.device)
     for place in range(begun, writing.length):
-        chosen = choose(ask(tokens), writing, uniforms[:, place].to(tokens.device))
+        chosen = choose(ask(tokens), writing, uniforms[:, place]).to(tokens.device)
         tokens = torch.cat([tokens, chosen[:, None]], 1)
         if writing.end is not None:
             ends = (chosen == writing.end) & (sizes == writing.length)
@@ -101,18 +101,22 @@ def choose(logits: Tensor, writing: Writing, uniforms: Tensor) -> Tensor:
 
     Only the `top_k` most probable are drawn from, and of those the fewest that reach `top_p`.
 
-    Shapes: logits (B, C), uniforms (B,); returns (B,), int64.
+    Shapes: logits (B, C), uniforms (B,); returns (B,), int64, on the CPU.
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1 (top_p); Fan et al. 2018,
         arXiv:1805.04833, section 5.4 (top_k).
     """
-    logits = logits[:, : writing.vocabulary].double()
+    # On the CPU, for no cumulative sum of CUDA gives the same bits each time.
+    logits = logits[:, : writing.vocabulary].cpu().double()
     if writing.temperature == 0:
         return logits.argmax(1)
     probs = (logits / writing.temperature).softmax(1)
     if writing.top_k is not None or writing.top_p is not None:
         probs = _cut(probs, writing)
     sums = probs.cumsum(1)
-    wanted = (uniforms * sums[:, -1])[:, None]
+    total = sums[:, -1:]
+    # Below the total whatever rounding does, so that what was cut is never drawn.
+    wanted = (uniforms[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    # Beyond the last is where NaN ends; what the teacher answers to the row will say so.
     return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=probs.shape[1] - 1)
 
 

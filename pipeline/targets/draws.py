@@ -40,12 +40,13 @@ def draw_classes(relative: Tensor, classes: Tensor, node: float, numbers: Tensor
     """
     left_out = relative.scatter(1, classes, -math.inf)
     left_out -= left_out.amax(1, keepdim=True)
-    # In float64: a class of 1e-7 would be lost in the sum of what comes before it.
-    ends = left_out.mul_(node).exp_().cumsum(1, dtype=torch.float64)  # (P, C)
+    # On the CPU, for no cumulative sum of CUDA gives the same bits each time, and in float64, for a
+    # class of 1e-7 would be lost in the sum of what comes before it.
+    ends = left_out.mul_(node).exp_().cpu().cumsum(1, dtype=torch.float64)  # (P, C)
     # Nothing of no width can be hit, so a kept class is never drawn.
     total = ends[:, -1:]
     places = (numbers.to(ends.device) * total).minimum(total.nextafter(torch.zeros_like(total)))
-    drawn = torch.searchsorted(ends, places, right=True)
+    drawn = torch.searchsorted(ends, places, right=True).to(relative.device)
     ordered = drawn.sort(1).values
     order = relative.gather(1, ordered).sort(dim=1, descending=True, stable=True).indices
     return ordered.gather(1, order)

@@ -35,7 +35,9 @@ def count_top_p(relative: Tensor, classes: Tensor, p: float, k_min: int) -> Tens
     Shapes: relative (P, C), classes (P, K), by descending logit; returns (P, 1), k_min to K.
     """
     total = relative.logsumexp(1, keepdim=True)
-    reached = (relative.gather(1, classes) - total).double().exp().cumsum(1)  # (P, K)
+    # Summed on the CPU: no cumulative sum of CUDA gives the same bits each time.
+    shares = (relative.gather(1, classes) - total).double().exp()
+    reached = shares.cpu().cumsum(1).to(shares.device)  # (P, K)
     short = (reached[:, :-1] < p).sum(1, keepdim=True)
     return (short + 1).clamp(min=k_min)
 
