@@ -88,7 +88,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
         the data asks.
     """
     _check_task(network, samples, whose)
-    batch = _first_readable(samples)
+    batch = first_readable(samples)
     inputs, asked = batch.inputs, int(positions_of(samples, batch).counts[0])
     try:
         with guard_memory(1, whose):
@@ -107,7 +107,7 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
         ) from error
 
 
-def _first_readable(samples: Samples) -> SampleBatch:
+def first_readable(samples: Samples) -> SampleBatch:
     """Read one sample; the first ones may be such that were skipped when the cache was made."""
     last = len(samples) - 1
     for index in range(last):
@@ -127,7 +127,7 @@ def measure_features(
     Raises: ModelError if a module's answer cannot be reduced as its tap says.
     """
     # Twice, for with a batch of one an answer to no sample in particular looks like one to each.
-    inputs = _first_readable(samples).inputs.repeat(2, axis=0)
+    inputs = first_readable(samples).inputs.repeat(2, axis=0)
     output = network(prepare(inputs, device))
     return {name: tuple(feature.shape[1:]) for name, feature in output.features.items()}
 
@@ -135,7 +135,7 @@ def measure_features(
 @torch.no_grad()
 def list_modules(network: Network, samples: Samples, device: torch.device) -> list[ModuleSeen]:
     """Ask a network about one sample, for what each of its modules answers."""
-    inputs = prepare(_first_readable(samples).inputs, device)
+    inputs = prepare(first_readable(samples).inputs, device)
     named = {name: module for name, module in network.model.named_modules() if name}
     with read_taps(network.model, named) as found:
         network(inputs)

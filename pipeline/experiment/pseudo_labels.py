@@ -20,7 +20,7 @@ from pipeline.labelling import (
 )
 from pipeline.models.runs import read_trained_on
 from pipeline.recipe import Recipe
-from pipeline.recipe.pseudo_labels import PseudoLabels
+from pipeline.recipe.pseudo_labels import Labelling as LabellingTable
 from pipeline.samples import IdIndex, Samples, tokens_of
 from pipeline.samples.images import encode_png
 from pipeline.samples.text.tokenizer import open_tokenizer
@@ -87,7 +87,7 @@ def plan_labels(recipe: Recipe) -> Planned:
     )
 
 
-def _settings(table: PseudoLabels, asked: Asked, labelled: Asked | None) -> dict[str, Any]:
+def _settings(table: LabellingTable, asked: Asked, labelled: Asked | None) -> dict[str, Any]:
     names = ("rule", "balanced", "most_per_class", "most")
     written = table.model_dump(include=set(names))
     return {

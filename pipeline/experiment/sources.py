@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data, teachers_of
 from pipeline.experiment.features import of_features
+from pipeline.experiment.networks import first_readable
 from pipeline.losses.settings import settings_of
 from pipeline.losses.soft_targets import soft_targets_term
 from pipeline.recipe import Recipe
@@ -129,9 +130,11 @@ def _described(joined: Joined) -> str:
 
 def check_alike(recipe: Recipe, data: Sequence[Joined]) -> None:
     """Refuse datasets that cannot be put into one batch."""
+    if len(data) == 1:
+        return
     shapes = [
         (inputs.shape[1:], inputs.dtype)
-        for inputs in (joined.stream.samples.read([0]).inputs for joined in data)
+        for inputs in (first_readable(joined.stream.samples).inputs for joined in data)
     ]
     lines = [
         f"training.sources.{number}.data: its samples have shape {shape} {dtype}, those of the "

@@ -50,7 +50,7 @@ Rule = Annotated[
 ]
 
 
-class PseudoLabels(Table):
+class Labelling(Table):
     """What `pipeline pseudo-label` reads, chooses and writes.
 
     `cache` is of the unlabelled data, [cache] if it is left out; `labelled_cache` is of labelled

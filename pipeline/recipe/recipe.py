@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr
 from pipeline.recipe.features import Feature
 from pipeline.recipe.generate import Generate
 from pipeline.recipe.losses import Loss
-from pipeline.recipe.pseudo_labels import PseudoLabels
+from pipeline.recipe.pseudo_labels import Labelling
 from pipeline.recipe.schema import (
     Cache,
     Data,
@@ -32,7 +32,7 @@ class Recipe(Table):
     targets: Targets | None = None
     features: Annotated[tuple[Feature, ...], Field(strict=False)] = ()
     cache: Cache | None = None
-    pseudo_labels: PseudoLabels | None = None
+    pseudo_labels: Labelling | None = None
     generate: Generate | None = None
     student: Student | None = None
     losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()

@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import TargetError
 from pipeline.losses import LOSSES, hard_labels
 from pipeline.losses.hard_labels import hard_labels_term
-from pipeline.targets import MixedLabels, Targets
+from pipeline.targets import MixedLabels, PseudoLabels, Targets
 
 
 def draw(positions: int, class_count: int, seed: int = 0) -> torch.Tensor:
@@ -85,6 +85,7 @@ def test_every_loss_can_be_called_as_the_table_says(name: str) -> None:
     batch: dict[str, Any] = {
         "targets": Targets(4, torch.zeros(3, 4)),
         "labels": torch.tensor([0, 1, -1]),
+        "pseudo_labels": PseudoLabels(torch.tensor([0, 1, -1]), torch.ones(3)),
         "features": torch.ones(3, 4),
     }
     reference, own = batch[loss.needs], torch.zeros(3, 4)

@@ -24,7 +24,9 @@ LEFT_OUT = {
         ("TransformersModel", "path"),
     ),
     *(("Teacher", "device"), ("Cache", "path"), ("Cache", "max_bytes"), ("Run", "path")),
-    *(("TaughtBy", "cache"), ("Training", "teachers")),
+    *(("TaughtBy", "cache"), ("Training", "teachers"), ("Training", "sources")),
+    *(("Source", "cache"), ("Source", "pseudo_labels"), ("Generate", "path")),
+    *(("Labelling", name) for name in ("path", "cache", "labelled_cache", "show", "threads")),
     *(("Evaluation", "cache"), ("Validation", "cache"), ("Test", "cache")),
     *(("Training", name) for name in ("checkpoint_every", "log_every", "device", "threads")),
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import SampleError
+from pipeline.errors import PipelineError, SampleError
 from pipeline.samples import open_samples, positions_of, scan_samples
 from pipeline.samples.text.rows import TextSamples
 from pipeline.samples.text.tokens import PADDING, is_predicted, token_row
@@ -267,5 +267,5 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_tokens_are_not_sent_to_another_process(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be")
-    with pytest.raises(SampleError, match="let a DataLoader fork its workers"):
+    with pytest.raises(PipelineError, match="let a DataLoader fork its workers"):
         pickle.dumps(open_text(tmp_path))
