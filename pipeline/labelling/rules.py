@@ -77,7 +77,8 @@ def _promise(
             "labelled_cache. Cache labelled data that the teacher was not trained on, and name it "
             "there; or use the rule 'threshold'."
         )
-    precision, risk = settings["at_least"], 1 - settings["confidence"]
+    # The lower end of an interval of that confidence, which leaves out as much on its other side.
+    precision, risk = settings["at_least"], (1 - settings["confidence"]) / 2
     classes = range(len(limits.doubts)) if settings["every_class"] else [None]
     # Every class may break the promise, so each has its share of the risk.
     risk /= len(classes)

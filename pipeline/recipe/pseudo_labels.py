@@ -31,7 +31,10 @@ class PerClass(Table):
 
 
 class Precision(Table):
-    """The widest set that is so precise, as far as labelled rows show; or each class's widest."""
+    """The widest set that is so precise, as far as labelled rows show; or each class's widest.
+
+    As they show: the lower end of the Clopper-Pearson interval of `confidence` reaches `at_least`.
+    """
 
     kind: Literal["precision"]
     at_least: Share

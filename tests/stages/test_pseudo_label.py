@@ -202,11 +202,11 @@ def test_a_dry_run_writes_nothing(lab: Lab) -> None:
         (
             ['pseudo_labels.rule={ kind = "precision", at_least = 0.99 }'],
             "no pseudo-labels can be promised to be right with 0.99 at 0.95 confidence: that takes "
-            "299 labelled rows of which none is wrong",
+            "368 labelled rows of which none is wrong",
         ),
         (
             ['pseudo_labels.rule={ kind = "precision", at_least = 0.9, every_class = true }'],
-            "that takes 44 labelled rows of which none is wrong in a class, or more; the most "
+            "that takes 51 labelled rows of which none is wrong in a class, or more; the most "
             "frequent class of 120 labelled rows has",
         ),
         (
