@@ -55,6 +55,16 @@ def test_the_widest_set_ends_where_errors_begin() -> None:
     assert found.count == found.doubt + 1
 
 
+def test_an_error_among_the_surest_is_not_the_end_where_many_are_labelled() -> None:
+    doubts = np.arange(1000, dtype=np.float32)
+    right = np.ones(1000, bool)
+    right[[3, 5, 8, 11]] = False
+    found = find_widest(doubts, right, precision=0.85, risk=0.025)
+    assert found.count == 1000
+    few = find_widest(doubts[:80], right[:80], precision=0.85, risk=0.025)
+    assert few == Promise(None)
+
+
 def test_equal_doubts_are_never_parted() -> None:
     doubts = np.repeat(np.arange(4, dtype=np.float32), 50)
     right = np.arange(200) % 50 > 0
@@ -70,12 +80,13 @@ def test_without_a_set_that_is_sure_enough_there_is_no_promise(right: np.ndarray
     assert find_widest(doubts, right, precision=0.95, risk=0.05) == Promise(None)
 
 
-def test_a_promise_is_broken_no_more_often_than_it_says() -> None:
+@pytest.mark.parametrize("count", [200, 1000], ids=["one search", "two searches"])
+def test_a_promise_is_broken_no_more_often_than_it_says(count: int) -> None:
     # Precision falls with the rank u as 1 - 0.4 u^3 does, so that of {rank <= d} is 1 - 0.1 d^3.
     random, broken = np.random.default_rng(7), 0
     for _ in range(300):
-        ranks = random.random(400)
-        right = random.random(400) < 1 - 0.4 * ranks**3
+        ranks = random.random(count)
+        right = random.random(count) < 1 - 0.4 * ranks**3
         found = find_widest(ranks, right, precision=0.95, risk=0.1)
         broken += found.doubt is not None and 1 - 0.1 * found.doubt**3 < 0.95
     # 30 on average at most; 45 and more would be seen once in 200 if they were 30.
