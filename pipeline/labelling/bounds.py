@@ -103,7 +103,12 @@ def _starts(ordered: NDArray[np.floating], precision: float, risk: float) -> dic
         starts = {fewest(precision, risk / 2): risk / 2, quarter: risk / 2}
     else:
         starts = {fewest(precision, risk): risk}
-    return {_whole(ordered, size): share for size, share in starts.items() if size <= len(ordered)}
+    shares = dict[int, float]()
+    for size, share in starts.items():
+        if size <= len(ordered):  # equal doubts may make one set of both
+            whole = _whole(ordered, size)
+            shares[whole] = shares.get(whole, 0.0) + share
+    return shares
 
 
 def _sizes(ordered: NDArray[np.floating], starts: dict[int, float]) -> list[int]:

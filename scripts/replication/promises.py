@@ -194,10 +194,8 @@ def _students(folder: Path, seed: int) -> tuple[float, float]:
         "losses": HARD,
         "run.path": folder / "labels-alone",
     }
-    beside = (
-        f'{{ data = "unlabelled", rows = 96, only_chosen = false, '
-        f"cache = {as_toml(folder / 'cache')}, pseudo_labels = {as_toml(folder / 'labels')} }}"
-    )
+    # All of the images, whatever was chosen of them.
+    beside = f'{{ data = "unlabelled", rows = 96, cache = {as_toml(folder / "cache")} }}'
     both: Values = {
         "training.sources": f'[{{ data = "labelled", rows = 32 }}, {beside}]',
         "run.path": folder / "both",
