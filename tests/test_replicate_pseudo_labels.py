@@ -55,7 +55,16 @@ def test_labelled_and_unlabelled_digits_of_a_seed_share_none(tmp_path: Path) -> 
 def splits(*precisions: float, gain: float = 3.0) -> list[promises.Split]:
     return [
         promises.Split(
-            seed, 0.84, (0.06, 0.04), 0.6, precision, 0.01, 0.4, 0.8, 0.8 + (gain + seed % 2) / 100
+            seed,
+            0.84,
+            (0.06, 0.04),
+            0.6,
+            precision,
+            0.01,
+            0.4,
+            0.8,
+            0.79,
+            0.8 + (gain + seed % 2) / 100,
         )
         for seed, precision in enumerate(precisions)
     ]
