@@ -210,7 +210,7 @@ def _students(folder: Path, seed: int) -> dict[str, float]:
     return {
         name: float(
             train_student.run(
-                recipe(folder, seed, {**values, "run.path": folder / name}), quiet=True
+                recipe(folder, seed, {**values, "run.path": folder / f"student-{name}"}), quiet=True
             )["test"]["accuracy"]
         )
         for name, values in taught.items()
