@@ -335,3 +335,19 @@ def test_killed_it_leaves_nothing_that_passes_for_a_table(lab: Lab, nursery: Nur
     assert sorted(path.name for path in (lab.folder / "labels").iterdir()) == [
         *(".lock", "page.html", "pseudo_labels.parquet", "summary.json"),
     ]
+
+
+def test_samples_that_the_teacher_was_trained_on_are_no_measure_of_it(lab: Lab) -> None:
+    learned = ('losses=[{ kind = "hard_labels", weight = 1.0 }]', "training.data=validation")
+    assert lab.train_student("--quiet", *options(*learned)).status == 0
+    taught = 'teacher.model={ kind = "run", path = "run" }'
+    for name, data in (("unlabelled", "unlabelled"), ("held-out", "validation")):
+        shutil.rmtree(lab.folder / name)
+        caching = (taught, f"cache.path={name}", f"cache.data={data}")
+        assert lab.cache_teacher("--quiet", *options(*caching)).status == 0
+    low = 'pseudo_labels.rule={ kind = "threshold", at_least = 0.21 }'
+    answer = label(lab, taught, low)
+    assert answer.status == 0, answer.stderr
+    told = "these are the very samples that the teacher was trained on, on which it is right too"
+    assert told in answer.stderr
+    assert told in answer.stdout
