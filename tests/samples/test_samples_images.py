@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ from PIL import Image
 
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples
+from pipeline.samples.images import encode_png
 
 
 def paint(path: Path, height: int = 4, width: int = 6, value: int = 0, mode: str = "RGB") -> None:
@@ -145,3 +147,25 @@ def test_unusable_folders_are_refused(
     with pytest.raises(SampleError) as caught:
         open_samples("images", base=base, name="x", **arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((1, 8, 8), (56, 56)), ((3, 28, 14), (28, 56)), ((3, 300, 200), (85, 128))],
+    ids=["digit", "narrow", "photograph"],
+)
+def test_a_picture_of_an_image_can_be_looked_at(
+    shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    content = encode_png(image)
+    assert content is not None
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.size == size
+        if shape[0] == 1:  # enlarged by whole factors, each pixel as it is
+            assert np.array_equal(np.asarray(picture)[::7, ::7], image[0])
+
+
+@pytest.mark.parametrize("image", [np.zeros((1, 8, 8), np.float32), np.zeros((5, 8, 8), np.uint8)])
+def test_what_is_no_image_has_no_picture(image: np.ndarray) -> None:
+    assert encode_png(image) is None

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError, SampleError
 from pipeline.samples import open_samples, positions_of, scan_samples
 from pipeline.samples.text.rows import TextSamples
-from pipeline.samples.text.tokens import PADDING, is_predicted, token_row
+from pipeline.samples.text.tokenizer import open_tokenizer
+from pipeline.samples.text.tokens import PADDING, is_predicted, read_text, token_row
 
 
 def open_text(base: Path, path: str = "text.txt", **settings: Any) -> TextSamples:
@@ -269,3 +270,11 @@ def test_tokens_are_not_sent_to_another_process(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be")
     with pytest.raises(PipelineError, match="let a DataLoader fork its workers"):
         pickle.dumps(open_text(tmp_path))
+
+
+def test_a_row_of_tokens_can_be_read_by_people(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(base=tmp_path, where="data.train", source="bytes", end=None)
+    row = token_row([np.frombuffer("Ros\u00e9s".encode(), np.uint8).astype(np.int32)], 12)
+    assert read_text(row, tokenizer.decode) == "Ros\u00e9s"
+    long = token_row([np.full(400, ord("a"), np.int32)], 400)
+    assert read_text(long, tokenizer.decode) == "a" * 300 + " ..."
