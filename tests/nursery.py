@@ -27,6 +27,8 @@ import pipeline.cli, pipeline.recipe, stages.cache_teacher, stages.train_student
 print("ready", flush=True)
 for line in sys.stdin:
     request = json.loads(line)
+    if "end" in request:
+        break
     if "wait" in request:
         answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
     else:
@@ -110,8 +112,12 @@ class Nursery:
         return int(json.loads(stdout.readline()))
 
     def close(self) -> None:
-        """End the server; its children have been waited for."""
-        self._server.communicate()
+        """End the server; its children have been waited for.
+
+        It is told to end: another process that was forked meanwhile, such as a loader's worker, may
+        hold its standard input open.
+        """
+        self._server.communicate(json.dumps({"end": True}) + "\n", timeout=PATIENCE_S)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
