@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import CorruptPart, PipelineError
+from pipeline.errors import CorruptPart, CorruptTable, PipelineError
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
 LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
@@ -231,10 +231,10 @@ def main() -> None:
     try:
         status = pipeline.main(prog_name="pipeline", standalone_mode=False)
     except PipelineError as error:
-        is_damage = isinstance(error, CorruptPart)
-        notes = [*getattr(error, "__notes__", []), *([LOOK_CLOSER] if is_damage else [])]
+        closer = [LOOK_CLOSER] if isinstance(error, CorruptPart) else []
+        notes = [*getattr(error, "__notes__", []), *closer]
         click.echo("\n  ".join([f"error: {error}", *notes]), err=True)
-        sys.exit(FAULT if is_damage else MENDABLE)
+        sys.exit(FAULT if isinstance(error, CorruptPart | CorruptTable) else MENDABLE)
     except click.ClickException as error:
         error.show()
         sys.exit(MENDABLE)

@@ -9,6 +9,7 @@ PipelineError            anything a user can mend; the CLI prints it without a t
     IncompleteCache      no manifest yet; says which parts are missing
     FingerprintMismatch  made from another setup; names the keys that differ
     CorruptPart          a checksum or a length is wrong; names the part and the file
+  CorruptTable           pseudo-labels are not what was written; names the file
 
 A message has four parts: where, what is wrong with the value given, what is allowed, what to do.
 Anything else that escapes is our bug and shows its traceback.
@@ -57,6 +58,10 @@ class FingerprintMismatch(CacheError):
 
 class CorruptPart(CacheError):
     """A checksum or a length is wrong; names the part and the file."""
+
+
+class CorruptTable(PipelineError):
+    """Pseudo-labels are not what was written; names the file."""
 
 
 SHOWN_DIFFERENCES = 8

@@ -16,10 +16,7 @@ from pipeline.errors import PipelineError
 
 
 class Spool:
-    """Entries in an unnamed temporary file, written once and read by index ever after.
-
-    They are appended, or written to their places, by several threads if need be.
-    """
+    """Entries in an unnamed temporary file, appended once and read by index ever after."""
 
     def __init__(self, dtype: np.dtype[Any], folder: Path | None = None) -> None:
         self.dtype = dtype
@@ -41,26 +38,17 @@ class Spool:
 
         Raises: PipelineError if the temporary folder is full.
         """
-        self.write(self.count, entries)
-        self.count += len(entries)
-
-    def write(self, start: int, entries: NDArray[Any]) -> None:
-        """Write entries to their places; `count` is left as it is.
-
-        Raises: PipelineError if the temporary folder is full.
-        """
         content = np.ascontiguousarray(entries, self.dtype).data.cast("B")
-        at = start * self.dtype.itemsize
         try:
             while content:
-                written = os.pwrite(self._number, content, at)
-                content, at = content[written:], at + written
+                content = content[os.write(self._number, content) :]
         except OSError as error:
             elsewhere = "" if self._folder else ", or name another folder in TMPDIR"
             raise PipelineError(
                 f"{self._folder or gettempdir()}: cannot hold temporary entries: {error.strerror}. "
                 f"Free some space there{elsewhere}."
             ) from error
+        self.count += len(entries)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read a range of entries. Shapes: returns (stop - start,)."""

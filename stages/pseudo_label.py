@@ -42,13 +42,11 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     if (there := _find(folder, planned, quiet)) is not None:
         return there
     if dry_run:
-        return {"folder": str(folder), "rows": planned.cache.plan.rows}
+        return {"folder": str(folder), "rows": planned.asked.cache.plan.rows}
     with hold_folder(folder, PURPOSE):
         if (there := _find(folder, planned, quiet)) is not None:
             return there  # another process was quicker
         summary = _label(planned, folder, quiet)
-        for warning in summary["warnings"]:
-            say(f"warning: {warning}", quiet)
         summary["elapsed_s"] = round(time.perf_counter() - started, 3)
         write_summary(folder, summary)
     return summary
@@ -72,7 +70,7 @@ def _find(folder: Path, planned: Planned, quiet: bool) -> dict[str, Any] | None:
 
 def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
     labelling, calibration = planned.calibrate()
-    rows = planned.cache.plan.rows
+    rows = planned.asked.cache.plan.rows
     with progress("pseudo-label", total=2 * rows, quiet=quiet) as advance:
         summary = make_labels(labelling, folder, advance=advance, look=planned.look)
     summary["warnings"] += planned.warnings

@@ -75,6 +75,16 @@ data = "validation"
 path = "run"
 """
 
+# For recipes with data that has no labels, in unlabelled.parquet.
+UNLABELLED = """\
+[data.unlabelled]
+kind = "parquet"
+path = "unlabelled.parquet"
+id = "id"
+shape = [1, 4, 4]
+dtype = "uint8"
+"""
+
 MODELS = '''\
 """Networks for 1 x 4 x 4 images; files beside this one make the teacher slow or sick."""
 

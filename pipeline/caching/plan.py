@@ -35,7 +35,7 @@ from pipeline.experiment import (
 )
 from pipeline.models import Network, context_of, set_precision, weights_digest
 from pipeline.recipe import Recipe
-from pipeline.recipe.schema import Cache
+from pipeline.recipe.schema import Cache, Teacher
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.samples.text.tokenizer import open_tokenizer
 from pipeline.store import PLAN_FILE, Field, Plan, read_plan
@@ -118,13 +118,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     assert recipe.teacher
     assert recipe.cache
     teacher, cache, folder = recipe.teacher, recipe.cache, recipe.locate(recipe.cache.path)
-    device = pick_device(teacher.device)
-    threads = teacher.threads or _planned_threads(folder) or torch.get_num_threads()
-    set_threads(threads)
-    use_deterministic_kernels()
-    keep_freed_memory()
-    # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
-    torch.manual_seed(0)
+    device, threads = _prepare(teacher, folder)
     network = open_model(recipe, teacher.model, where="teacher.model")
     tap_features(recipe, network)
     check_lengths(recipe, network, [cache.data])
@@ -141,11 +135,11 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     settings = make_settings(
         recipe, data, network, weights=weights, threads=threads, device=device, tail=tail
     )
+    if writing:
+        settings["generate"] = writing.to_json()
     shape = find_shape(
         recipe, spec, tail, settings, samples=data.samples, network=network, device=device
     )
-    if writing:
-        settings["generate"] = writing.to_json()
     feature_fields = [field for spec in features for field in spec.fields]
     fields = (*target_fields(spec), *feature_fields, *_token_fields(data, writing))
     count = writing.count if writing else views_of(data.samples).count
@@ -176,6 +170,18 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
         features=features,
         writing=writing,
     )
+
+
+def _prepare(teacher: Teacher, folder: Path) -> tuple[torch.device, int]:
+    """Make the process one that answers the same each time; gives its device and its threads."""
+    device = pick_device(teacher.device)
+    threads = teacher.threads or _planned_threads(folder) or torch.get_num_threads()
+    set_threads(threads)
+    use_deterministic_kernels()
+    keep_freed_memory()
+    # A factory without a checkpoint draws its weights: the same ones each time, or no resume.
+    torch.manual_seed(0)
+    return device, threads
 
 
 def _batches_at_once(scan: Scan, batch_size: int) -> int:

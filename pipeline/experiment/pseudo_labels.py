@@ -32,7 +32,6 @@ from pipeline.store import Cache, open_cache
 class Planned:
     """Caches that fit together, what is wanted of them, and what two folders differ by."""
 
-    cache: Cache
     asked: Asked
     labelled: Asked | None
     wanted: Wanted
@@ -76,7 +75,6 @@ def plan_labels(recipe: Recipe) -> Planned:
     rule = table.rule.model_dump()
     wanted = Wanted(rule.pop("kind"), rule, table.balanced, table.most_per_class, table.most)
     return Planned(
-        cache=asked.cache,
         asked=asked,
         labelled=labelled,
         wanted=wanted,
@@ -122,8 +120,8 @@ def _warn_of_training(recipe: Recipe, labelled: Asked | None) -> list[str]:
     """Say that a teacher is being asked about what it was trained on, if that can be known."""
     if labelled is None or recipe.teacher is None or recipe.teacher.model.kind != "run":
         return []
-    trained_on = read_trained_on(recipe.locate(recipe.teacher.model.path))
-    if trained_on != labelled.cache.plan.settings["data"]["digest"]:
+    trained_on = read_trained_on(recipe.locate(recipe.teacher.model.path), "teacher.model")
+    if labelled.cache.plan.settings["data"]["digest"] not in trained_on:
         return []
     return [
         f"{labelled.cache.path}: these are the very samples that the teacher was trained on, on "

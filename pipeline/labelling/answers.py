@@ -3,7 +3,7 @@
 Reads parts, one at a time; neither the teacher nor the samples are needed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -106,8 +106,3 @@ def confidence(answers: Answers) -> NDArray[np.float32]:
     """Give the probability of the first choice, as tables hold it. Shapes: returns (n,)."""
     found: NDArray[np.float32] = np.exp(-answers["doubt"])
     return found
-
-
-def concatenate(parts: Sequence[Answers]) -> Answers:
-    """Join answers of some parts; there may be none."""
-    return np.concatenate([np.empty(0, ANSWER), *parts])

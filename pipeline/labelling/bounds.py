@@ -24,10 +24,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def share(self) -> float | None:
-        return self.right / self.count if self.count else None
-
 
 @dataclass(frozen=True)
 class Promise:

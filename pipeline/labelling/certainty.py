@@ -32,10 +32,6 @@ class Certainty:
     margin: Tensor
     entropy: Tensor
 
-    @property
-    def confidence(self) -> Tensor:
-        return (-self.doubt).exp()
-
 
 def measure_certainty(targets: Targets, temperature: float) -> Certainty:
     """Measure certainty over all classes; the targets must come with their statistics.

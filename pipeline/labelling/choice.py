@@ -1,7 +1,7 @@
 """Which rows get a pseudo-label, and how often each counts in an epoch: limits, balance and caps.
 
-Two or three walks over the answers, which lie in a temporary file; then one that says of every row
-what becomes of it. It knows no files of tables.
+A few walks over the answers, which lie in a temporary file; then one that says of every row what
+becomes of it. It knows no files of tables.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import TargetError
 from pipeline.labelling.answers import Answers
 from pipeline.labelling.ranking import Cut, Rows, Taker, Whole, select, sortable
 from pipeline.labelling.rules import Limits, Wanted
@@ -86,6 +87,8 @@ def choose(walk: Walk, wanted: Wanted, limits: Limits) -> Choice:
 
     Balanced, every class that has any counts equally often: as often as the rule says, or as
     classes have rows on average; the surest first, repeated where there are too few.
+
+    Raises: TargetError if fewer rows are to be kept than there are classes to balance.
     """
     class_count = len(limits.doubts)
     predicted, admitted = _count(walk, limits, class_count)
@@ -136,7 +139,14 @@ def _per_class(wanted: Wanted, admitted: Whole) -> int | None:
         return None
     count = wanted.per_class or int(admitted.sum()) // there
     count = min(count, wanted.most_per_class or count)
-    return max(1, min(count, wanted.most // there)) if wanted.most and there else count
+    if wanted.most is None or not there:
+        return count
+    if wanted.most < there:
+        raise TargetError(
+            f"pseudo_labels.most: {wanted.most} rows cannot be balanced over {there} classes; ask "
+            f"for {there} or more, or leave balanced out"
+        )
+    return min(count, wanted.most // there)
 
 
 def _labels(answers: Answers) -> Whole:

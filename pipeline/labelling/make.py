@@ -49,7 +49,7 @@ def make_labels(
     """Write table and page into a folder, and give the summary; `advance` hears of rows twice.
 
     Raises: TargetError if the rule cannot be followed, or would keep nothing: nothing is written
-        then; CorruptPart if the cache is damaged; CacheError if the disk refuses.
+        then; CorruptPart if the cache is damaged; PipelineError if the disk is full.
     """
     class_count = labelling.asked.spec.class_count
     limits = find_limits(labelling.wanted, class_count, labelling.judged, labelling.where)
@@ -139,7 +139,7 @@ def _nothing_left(labelling: Labelling, walk: Callable[[], Iterator[Answers]]) -
     told = (
         f"largest margin is {margin:.4f}"
         if labelling.wanted.kind == "margin"
-        else (f"surest row has a confidence of {best:.4f}")
+        else f"surest row has a confidence of {best:.4f}"
     )
     return (
         f"{labelling.where}: '{labelling.wanted.kind}' would keep nothing: the {told}, at the "

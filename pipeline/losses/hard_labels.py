@@ -82,28 +82,30 @@ def _known(labels: Labels) -> Tensor:
     return labels != UNLABELLED
 
 
-def check_labels(student_logits: Tensor, labels: Tensor) -> None:
-    """Refuse labels that are not classes. Shapes: student_logits (P, C), labels (P,).
+def check_labels(student_logits: Tensor, labels: Tensor, loss: str = "hard_labels") -> None:
+    """Refuse labels that are not classes; `loss` names the one that has them.
+
+    Shapes: student_logits (P, C), labels (P,).
 
     Raises: TargetError naming the first five.
     """
     if labels.shape != student_logits.shape[:1]:
         raise TargetError(
-            f"hard_labels: labels have shape {tuple(labels.shape)}; the student's logits are "
+            f"{loss}: labels have shape {tuple(labels.shape)}; the student's logits are "
             f"{tuple(student_logits.shape)}, so {(len(student_logits),)} is needed. Give one "
             "label a position, -1 where there is none."
         )
     class_count = student_logits.shape[1]
     wrong = (labels >= class_count) | (labels < UNLABELLED)
     if bool(wrong.any()):
-        raise TargetError(_describe(labels[wrong], wrong.nonzero().flatten(), class_count))
+        raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))
 
 
-def _describe(values: Tensor, positions: Tensor, class_count: int) -> str:
+def _describe(loss: str, values: Tensor, positions: Tensor, class_count: int) -> str:
     pairs = zip(positions[:5].tolist(), values[:5].tolist(), strict=True)
     shown = ", ".join(f"{value} at position {position}" for position, value in pairs)
     more = f" and {len(values) - 5} more" if len(values) > 5 else ""
     return (
-        f"hard_labels: {len(values)} labels are not classes of the student: {shown}{more}; allowed "
+        f"{loss}: {len(values)} labels are not classes of the student: {shown}{more}; allowed "
         f"are 0 to {class_count - 1}, and -1 for none. Give the student the classes of the data."
     )

@@ -6,7 +6,6 @@ Apart from `hard_labels`, so that truth and belief have a weight each and are av
 import torch
 from torch import Tensor
 
-from pipeline.errors import TargetError
 from pipeline.losses.average import share
 from pipeline.losses.hard_labels import UNLABELLED, check_labels
 from pipeline.losses.term import Term, apply
@@ -27,11 +26,7 @@ def pseudo_labels(
     Source: Lee 2013, Pseudo-Label, ICML workshop, equation 15; weights as Xie et al. 2020,
         arXiv:1911.04252, section 2 (soft pseudo-labels are the loss soft_targets).
     """
-    if len(labels) != len(student_logits):
-        raise TargetError(
-            f"pseudo_labels: {len(labels)} labels; the student's logits are of "
-            f"{len(student_logits)} positions. Give one a position, -1 where there is none."
-        )
+    check_labels(student_logits, labels.labels, "pseudo_labels")
     return apply(pseudo_labels_term(labels, count), student_logits)
 
 
@@ -40,7 +35,7 @@ def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
         here, weights = labels.labels[places], labels.weights[places].to(logits.dtype)
-        check_labels(logits, here)
+        check_labels(logits, here, "pseudo_labels")
         weights = torch.where(here != UNLABELLED, weights, 0.0)
         at = here.clamp(min=0)[:, None]
         log_probs = logits.log_softmax(1)

@@ -51,6 +51,9 @@ def read_reference(run_folder: Path, where: str) -> dict[str, object]:
             "Continue it with 'pipeline train-student' until it ends."
         )
     document = _parse(path, where)
+    absent = [key for key in REQUIRED if key not in document]
+    if absent:
+        raise ModelError(f"{where}: {path} lacks {', '.join(absent)}. Train that run again.")
     weights = run_folder / str(document["weights"])
     sha256 = document.pop("weights_sha256")
     if weights.is_file() and _sha256(weights) != sha256:
@@ -61,13 +64,18 @@ def read_reference(run_folder: Path, where: str) -> dict[str, object]:
     return {**document, "base": run_folder / str(document["base"]), "weights": weights}
 
 
-def read_trained_on(run_folder: Path) -> str | None:
-    """Give the digest of the data that a finished run was trained on, without a cache; or None."""
+def read_trained_on(run_folder: Path, where: str) -> set[str]:
+    """Give the digests of the data whose labels a finished run was trained on, as far as it says.
+
+    Raises: ModelError if what the run says of itself is damaged.
+    """
     path = run_folder / RESULT_FILE
     if not path.is_file():
-        return None
-    digest: str | None = json.loads(path.read_text(encoding="utf-8")).get("data")
-    return digest
+        return set()
+    result = _parse(path, where)
+    sources = result.get("sources")
+    said = [result, *(sources if isinstance(sources, list) else [])]
+    return {str(each["data"]) for each in said if "data" in each}
 
 
 def _sha256(path: Path) -> str:
@@ -80,7 +88,6 @@ def _parse(path: Path, where: str) -> dict[str, object]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{where}: {path} is not JSON ({error}). Train that run again.") from error
-    absent = [key for key in REQUIRED if key not in document]
-    if absent:
-        raise ModelError(f"{where}: {path} lacks {', '.join(absent)}. Train that run again.")
-    return dict(document)
+    if not isinstance(document, dict):
+        raise ModelError(f"{where}: {path} is not what a run writes. Train that run again.")
+    return document

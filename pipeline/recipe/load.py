@@ -185,7 +185,7 @@ def _generate_problems(written: Mapping[str, Any]) -> Iterable[str]:
 
 def _source_problems(written: Mapping[str, Any]) -> Iterable[str]:
     training = _table(written, "training")
-    kinds = {loss.get("kind") for loss in _tables(written, "losses")}
+    losses = _tables(written, "losses")
     sources = _tables(training, "sources")
     for number, source in enumerate(sources):
         where = f"training.sources.{number}"
@@ -195,9 +195,17 @@ def _source_problems(written: Mapping[str, Any]) -> Iterable[str]:
     for key in ("data", "batch_size", "teachers"):
         if sources and key in training:
             yield f"training.{key}: is what training.sources says of each dataset; leave it out"
-    if "pseudo_labels" in kinds and not any("pseudo_labels" in each for each in sources):
+    if any("pseudo_labels" in each for each in sources):
+        return
+    for number, loss in enumerate(losses):
+        if loss.get("kind") == "pseudo_labels":
+            what = ": pseudo_labels"
+        elif loss.get("weigh_by") == "pseudo_label":
+            what = ".weigh_by: 'pseudo_label'"
+        else:
+            continue
         yield (
-            "losses: pseudo_labels needs training.sources, one of which names a folder of "
+            f"losses.{number}{what} needs training.sources, one of which names a folder of "
             "pseudo_labels"
         )
 

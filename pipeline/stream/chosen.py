@@ -5,7 +5,7 @@ knows neither batches nor losses.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from pipeline.samples import Locator, Samples, check_samples
 from pipeline.samples.batch import DIGEST_BYTES, name_some
 from pipeline.spool import Spool
 from pipeline.store import Cache
+from pipeline.stream.window import Window
 
 ROW = np.dtype([("label", "<i4"), ("weight", "<f4"), ("copies", "<i4")])
 INDEX = np.dtype("<i8")
@@ -47,11 +48,16 @@ class Chosen:
         found = np.arange(len(rows))
         return np.repeat(found, self._read(rows)["copies"]) if self.only_chosen else found
 
-    def fields(self, ranges: Sequence[range]) -> dict[str, NDArray[np.generic]]:
-        """Give labels, -1 for none, and weights of all rows of some ranges. Shapes: each (n,)."""
+    def widen(self, window: Window, ranges: Sequence[range]) -> Window:
+        """Give a window of these rows their labels, -1 for none, and their weights."""
         found = np.concatenate([self._read(rows) for rows in ranges])
         labels = np.where(found["copies"] > 0, found["label"], -1)
-        return {LABEL: labels.astype(np.int64), WEIGHT: found["weight"].copy()}
+        told = {LABEL: labels.astype(np.int64), WEIGHT: found["weight"].copy()}
+        window = replace(window, over_rows={**window.over_rows, **told})
+        if self.indices is None:
+            return window
+        indices = [self.indices.read(rows.start, rows.stop) for rows in ranges]
+        return replace(window, indices=np.concatenate(indices))
 
     def _read(self, rows: range) -> NDArray[np.void]:
         return self.rows.read(rows.start, rows.stop)
@@ -69,7 +75,7 @@ def open_chosen(
     """Read a table of the rows of a cache, or without one of the samples of a dataset.
 
     Raises: SampleError if the table is of other rows than the cache, or names samples that the
-        dataset lacks or holds changed; TargetError if nothing was chosen; CorruptPart if the table
+        dataset lacks or holds changed; TargetError if nothing was chosen; CorruptTable if the table
         cannot be read.
     """
     rows, counts = Spool(ROW), np.zeros(-(-table.rows // rows_per_part), np.int64)

@@ -6,7 +6,7 @@ neither the student nor the losses, and it believes the cache it is given: what 
 read from it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -148,30 +148,35 @@ class Stream(IterableDataset[Batch]):
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
-        found = find_features(self.caches, features) if cache else [{}]
-        self._features, self._soft = found[0], soft
-        self._statistics = statistics
-        kept_statistics = [each for each in statistics if each != OF_TABLE]
-        self._fields = field_names(self.spec, kept_statistics) if self.spec and soft else []
-        self._fields += [each.name for spec in self._features.values() for each in spec.fields]
-        self._fields, large = split_large(cache, self._fields) if cache else ([], [])
-        self._large = LargeFields(large)
-        self._beside = None
-        if also:
-            self._beside = open_beside(
-                self.caches,
-                self.weights,
-                statistics=kept_statistics if soft else None,
-                features=found,
-                check=check,
-            )
+        self._soft, self._statistics = soft, statistics
+        self._choose_fields(features, check=check)
         self._finder = Finder(Locator(samples), rows)
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._window: tuple[tuple[int, ...], Window] | None = None
+        self._places: tuple[tuple[int, ...], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
         if cache and check:
             check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
+
+    def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
+        """Decide what is read of the cache, and open those of further teachers."""
+        found = find_features(self.caches, features) if self.cache else [{}]
+        self._features = found[0]
+        kept = [each for each in self._statistics if each != OF_TABLE]
+        names = field_names(self.spec, kept) if self.spec and self._soft else []
+        names += [each.name for spec in self._features.values() for each in spec.fields]
+        self._fields, large = split_large(self.cache, names) if self.cache else ([], [])
+        self._large = LargeFields(large)
+        self._beside = None
+        if len(self.caches) > 1:
+            self._beside = open_beside(
+                self.caches,
+                self.weights,
+                statistics=kept if self._soft else None,
+                features=found,
+                check=check,
+            )
 
     @property
     def pseudo_classes(self) -> int | None:
@@ -198,7 +203,7 @@ class Stream(IterableDataset[Batch]):
         if self.batch:  # this worker's last batch was not the epoch's
             self.set_epoch(self.epoch + 1)
 
-    def forever(self) -> Iterator[Batch]:
+    def forever(self) -> Generator[Batch]:
         """Iterate over epoch after epoch, reading ahead across their borders.
 
         After the last batch of an epoch `state_dict` says batch 0 of the next one.
@@ -207,7 +212,7 @@ class Stream(IterableDataset[Batch]):
         later = (self._batches(epoch, 0, (0, 1)) for epoch in count(self.epoch + 1))
         yield from self._follow(chain(first, chain.from_iterable(later)))
 
-    def _follow(self, source: Iterator[Numbered]) -> Iterator[Batch]:
+    def _follow(self, source: Iterator[Numbered]) -> Generator[Batch]:
         with closing(prefetch(source, self._ahead)) as ready:
             for epoch, number, batch in ready:
                 is_last = number + 1 == len(self)
@@ -290,14 +295,21 @@ class Stream(IterableDataset[Batch]):
 
     def _at(self, parts: Rows, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""
-        all_places = self.order.places(sorted(map(int, parts)), epoch)
+        all_places = self._all_places(parts, epoch)
         return places if all_places is None else all_places[places]
 
     def _copy(self, parts: Rows, places: Rows, epoch: int) -> Rows:
         """Number rows that an epoch has several times. Shapes: places (n,), returns (n,)."""
-        all_places = self.order.places(sorted(map(int, parts)), epoch)
+        all_places = self._all_places(parts, epoch)
         assert all_places is not None
         return places - np.searchsorted(all_places, all_places[places])
+
+    def _all_places(self, parts: Rows, epoch: int) -> Rows | None:
+        """Give the places of a window's rows, found once for all of its batches."""
+        wanted = (epoch, *sorted(map(int, parts)))
+        if self._places is None or self._places[0] != wanted:
+            self._places = wanted, self.order.places(wanted[1:], epoch)
+        return self._places[1]
 
     def _load(self, parts: Rows) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""
@@ -310,7 +322,8 @@ class Stream(IterableDataset[Batch]):
     def _read(self, parts: Sequence[int]) -> Window:
         ranges = [self.order.part_rows(part) for part in parts]
         if self.cache is None or self.spec is None:
-            return self._widen(sample_window(ranges), ranges)
+            window = sample_window(ranges)
+            return self._chosen.widen(window, ranges) if self._chosen else window
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
             self.cache,
@@ -321,18 +334,8 @@ class Stream(IterableDataset[Batch]):
             check=check,
         )
         self._unread.difference_update(parts)
-        window = self._widen(window, ranges)
+        window = self._chosen.widen(window, ranges) if self._chosen else window
         return self._beside.widen(window, ranges) if self._beside else window
-
-    def _widen(self, window: Window, ranges: Sequence[range]) -> Window:
-        """Give a window what a table of pseudo-labels says of its rows, if there is one."""
-        if self._chosen is None:
-            return window
-        over_rows = {**window.over_rows, **self._chosen.fields(ranges)}
-        if self._chosen.indices is None:
-            return replace(window, over_rows=over_rows)
-        found = [self._chosen.indices.read(rows.start, rows.stop) for rows in ranges]
-        return replace(window, over_rows=over_rows, indices=np.concatenate(found))
 
     def _join(self, held: list[Held]) -> Batch:
         read = join_batches([batch for batch, _ in held])

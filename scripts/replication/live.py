@@ -4,7 +4,7 @@ Order, batches, student, losses and loop are those of every run; only where the 
 differs, and no cache is opened.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,7 @@ class LiveStream(Stream):
         super().__init__(samples, **options)
         self.teacher = teacher.eval()
 
-    def forever(self) -> Iterator[Batch]:
+    def forever(self) -> Generator[Batch]:
         for batch in super().forever():
             yield replace(batch, targets=self._ask(batch.inputs))
 

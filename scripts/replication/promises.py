@@ -22,7 +22,7 @@ from pipeline.samples import read_labels
 from pipeline.store import open_cache
 from replication.fashion import need_fashion
 from replication.interval import t_interval
-from replication.recipes import HARD, as_toml, shipped
+from replication.recipes import HARD, Values, as_toml, shipped
 from replication.report import Bar, Report
 from stages import cache_teacher, pseudo_label, train_student
 
@@ -36,7 +36,6 @@ LEAST_KEPT = 0.95
 REDRAWS = 200
 # As the teacher saw its own images.
 NOISE = '[{ kind = "shift", pixels = 2.0 }, { kind = "flip" }]'
-Values = dict[str, Path | int | str]
 
 
 @dataclass(frozen=True)

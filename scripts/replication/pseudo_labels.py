@@ -12,7 +12,7 @@ from statistics import mean
 from pipeline.progress import progress
 from pipeline.recipe import Recipe
 from replication.interval import t_interval
-from replication.recipes import HARD, as_toml, shipped
+from replication.recipes import HARD, Values, as_toml, shipped
 from replication.report import Bar, Report
 from stages import cache_teacher, pseudo_label, train_student
 
@@ -31,7 +31,6 @@ HASTILY: dict[str, Path | int | str] = {
     "student.model": '{ kind = "python", factory = "models:digits_student" }',
     "training.epochs": 100,
 }
-Values = dict[str, Path | int | str]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pipeline.recipe import Recipe, load_recipe
 
+Values = Mapping[str, Path | int | str]
+
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "recipes"
 
 HARD = '[{ kind = "hard_labels", weight = 1.0 }]'
@@ -15,7 +17,7 @@ SOFT = (
 )
 
 
-def shipped(name: str, values: Mapping[str, Path | int | str]) -> Recipe:
+def shipped(name: str, values: Values) -> Recipe:
     """Load a recipe that ships; `values` are paths, numbers, or text in TOML, by dotted key.
 
     Raises: RecipeError if a value is not allowed.

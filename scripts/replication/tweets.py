@@ -17,14 +17,13 @@ from pipeline.errors import SampleError
 from pipeline.labelling import TABLE_FILE
 from pipeline.progress import progress
 from pipeline.recipe import Recipe
-from replication.recipes import HARD, as_toml, shipped
+from replication.recipes import HARD, Values, as_toml, shipped
 from replication.report import Bar, Report
 from stages import cache_teacher, pseudo_label, train_student
 
 PROMISES = (0.8, 0.85, 0.9)
 LABELS, SOFT = "labels alone", "labels, soft targets of all"
 BESIDE = '[{ kind = "hard_labels", weight = 1.0 }, { kind = "pseudo_labels", weight = 1.0 }]'
-Values = dict[str, Path | int | str]
 
 
 @dataclass(frozen=True)

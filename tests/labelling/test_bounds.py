@@ -25,7 +25,6 @@ def test_an_interval_shares_the_risk_between_its_ends() -> None:
     found = interval(3, 20)
     assert at_least(3, 20, found.low) == pytest.approx(0.025, rel=1e-6)
     assert 1 - at_least(4, 20, found.high) == pytest.approx(0.025, rel=1e-6)
-    assert found.share == 0.15
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_certainty_is_that_of_all_classes(kind: str, temperature: float) -> None
         shares = sorted((power / sum(powers) for power in powers), reverse=True)
         assert int(found.classes[row]) == values.index(max(values))
         close = SPECS[kind][1] / 2
-        assert float(found.confidence[row]) == pytest.approx(shares[0], abs=close)
+        assert math.exp(-float(found.doubt[row])) == pytest.approx(shares[0], abs=close)
         assert float(found.margin[row]) == pytest.approx(shares[0] - shares[1], abs=close)
         entropy = -sum(share * math.log(share) for share in shares)
         assert float(found.entropy[row]) == pytest.approx(entropy, abs=SPECS[kind][1])
@@ -48,7 +48,7 @@ def test_doubt_tells_apart_what_confidence_rounds_to_1() -> None:
     logits = torch.tensor([[30.0, 0.0], [25.0, 0.0]])
     spec = TargetSpec("all", 2, 2)
     found = measure_certainty(decode(spec, encode(spec, logits)), 1.0)
-    assert found.confidence.float().tolist() == [1.0, 1.0]
+    assert (-found.doubt).exp().float().tolist() == [1.0, 1.0]
     assert found.doubt.tolist() == pytest.approx([math.exp(-30), math.exp(-25)], rel=1e-2)
 
 

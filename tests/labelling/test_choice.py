@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.errors import TargetError
 from pipeline.labelling.answers import ANSWER, Answers
 from pipeline.labelling.choice import REASONS, Choice, Decider, choose
 from pipeline.labelling.rules import Wanted, find_limits
@@ -106,6 +107,13 @@ def test_balanced_classes_are_capped_alike(options: dict[str, int], each: int) -
     answers = make_answers(300)
     _, copies, _ = decide(answers, "all", balanced=True, **options)
     assert np.bincount(answers["label"], copies, minlength=4).tolist() == [each] * 3 + [0]
+
+
+def test_fewer_rows_than_classes_cannot_be_balanced() -> None:
+    with pytest.raises(TargetError, match="2 rows cannot be balanced over 3 classes; ask for 3"):
+        decide(make_answers(300), "all", balanced=True, most=2)
+    _, copies, _ = decide(make_answers(300), "all", balanced=True, most=3)
+    assert copies.sum() == 3
 
 
 def test_the_most_of_all_are_the_surest_of_all_that_classes_have_room_for() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import CorruptPart, PipelineError
+from pipeline.errors import CorruptTable, PipelineError
 from pipeline.labelling import TABLE_FILE, digest_table, open_table, write_summary
 from pipeline.labelling.output.table import COLUMNS, write_table
 
@@ -78,7 +78,7 @@ def test_a_table_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
 def test_what_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / TABLE_FILE).write_bytes(content)
     seal(tmp_path)
-    with pytest.raises(CorruptPart, match="cannot be read"):
+    with pytest.raises(CorruptTable, match="cannot be read"):
         open_table(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_another_parquet_file_is_no_table(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(tmp_path / TABLE_FILE).select(["id"]), tmp_path / TABLE_FILE)
     seal(tmp_path)
     with pytest.raises(
-        CorruptPart, match="no table of pseudo-labels of version 1; it says version"
+        CorruptTable, match="no table of pseudo-labels of version 1; it says version"
     ):
         open_table(tmp_path)
 
@@ -100,7 +100,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(share: float, bit: int) -> None:
         content = bytearray((folder / TABLE_FILE).read_bytes())
         content[int(share * len(content))] ^= 1 << bit
         (folder / TABLE_FILE).write_bytes(content)
-        with pytest.raises(CorruptPart, match=r"is not what was written: its SHA-256 is"):
+        with pytest.raises(CorruptTable, match=r"is not what was written: its SHA-256 is"):
             open_table(folder)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from laboratory import Answer, Lab, options, run_cli
 from nursery import Nursery, wait_until
-from test_text import MODELS, RECIPE, VERSES
+from test_text import LOW_RANK, MODELS, RECIPE, VERSES
 
 from pipeline import open_cache
 from pipeline.experiment import open_data
@@ -139,6 +139,21 @@ def test_a_part_that_is_gone_is_written_again_to_the_same_bytes(lab: Lab) -> Non
     answer = generate(lab)
     assert answer.status == 0, answer.stderr
     assert bytes_of(lab.folder / "written") == before
+
+
+def test_what_tails_share_is_learned_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = ("generate.path=shaped", LOW_RANK)
+    assert generate(lab, *values).status == 0
+    before = bytes_of(lab.folder / "shaped")
+    (lab.folder / "shaped/manifest.json").unlink()
+    (lab.folder / "shaped/parts/00002.json").unlink()
+
+    def learn(*args: Any, **options: Any) -> None:
+        raise AssertionError("it was learned again")
+
+    monkeypatch.setattr("pipeline.caching.shape.fit_basis", learn)
+    assert generate(lab, *values).status == 0
+    assert bytes_of(lab.folder / "shaped") == before
 
 
 def test_killed_again_and_again_by_two_it_ends_in_the_same_bytes(

@@ -10,26 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from laboratory import Answer, Lab, draw_samples, options, run_cli, write_samples
+from laboratory import UNLABELLED, Answer, Lab, draw_samples, options, run_cli, write_samples
 from nursery import Nursery, wait_until
 
 from pipeline.holding import hold_folder
 from pipeline.labelling import PURPOSE
 from pipeline.store import open_cache
 
-TABLES = """\
-[data.unlabelled]
-kind = "parquet"
-path = "unlabelled.parquet"
-id = "id"
-shape = [1, 4, 4]
-dtype = "uint8"
-
+TABLES = f"""\
+{UNLABELLED}
 [pseudo_labels]
 path = "labels"
 cache = "unlabelled"
 labelled_cache = "held-out"
-rule = { kind = "threshold", at_least = 0.8 }
+rule = {{ kind = "threshold", at_least = 0.8 }}
 show = "unlabelled"
 
 [validation]
@@ -183,11 +177,11 @@ def test_skewed_classes_are_warned_of_and_balanced_ones_are_not(lab: Lab) -> Non
     shutil.rmtree(lab.folder / "unlabelled")
     lab.cache_teacher("--quiet", *options("cache.path=unlabelled", "cache.data=unlabelled"))
     skewed = label(lab)
-    assert "warning: classes are skewed" in skewed.stderr
+    assert "warning: classes are skewed" in skewed.stdout
     assert "set pseudo_labels.balanced = true, and train beside labelled data" in skewed.stdout
     assert read_summary(lab)["skew"]["is_harmful"]
     balanced = label(lab, "pseudo_labels.balanced=true", "pseudo_labels.path=other")
-    assert "classes are skewed" not in balanced.stderr
+    assert "classes are skewed" not in balanced.stdout
 
 
 def test_a_dry_run_writes_nothing(lab: Lab) -> None:
@@ -349,5 +343,26 @@ def test_samples_that_the_teacher_was_trained_on_are_no_measure_of_it(lab: Lab) 
     answer = label(lab, taught, low)
     assert answer.status == 0, answer.stderr
     told = "these are the very samples that the teacher was trained on, on which it is right too"
-    assert told in answer.stderr
     assert told in answer.stdout
+    (lab.run / "result.json").write_text("[")
+    answer = label(lab, taught, low, "pseudo_labels.path=again")
+    assert answer.status == 2
+    assert "teacher.model: " in answer.stderr
+    assert "run/result.json is not JSON" in answer.stderr
+
+
+def test_samples_of_one_of_several_sources_of_the_teacher_are_noticed_too(lab: Lab) -> None:
+    learned = (
+        'losses=[{ kind = "hard_labels", weight = 1.0 }]',
+        'training.sources=[{ data = "train", rows = 4 }, { data = "validation", rows = 4 }]',
+    )
+    lab.edit("batch_size = 8\n", "")
+    assert lab.train_student("--quiet", *options(*learned)).status == 0
+    taught = 'teacher.model={ kind = "run", path = "run" }'
+    for name, data in (("unlabelled", "unlabelled"), ("held-out", "validation")):
+        shutil.rmtree(lab.folder / name)
+        caching = (taught, f"cache.path={name}", f"cache.data={data}")
+        assert lab.cache_teacher("--quiet", *options(*caching)).status == 0
+    answer = label(lab, taught, 'pseudo_labels.rule={ kind = "all" }')
+    assert answer.status == 0, answer.stderr
+    assert "these are the very samples that the teacher was trained on" in answer.stdout

@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from laboratory import Answer, Lab, draw_samples, options, run_cli, write_samples
+from laboratory import UNLABELLED, Answer, Lab, draw_samples, options, run_cli, write_samples
 from nursery import Nursery, wait_until
 
-TABLES = """\
-[data.unlabelled]
-kind = "parquet"
-path = "unlabelled.parquet"
-id = "id"
-shape = [1, 4, 4]
-dtype = "uint8"
-
+TABLES = f"""\
+{UNLABELLED}
 [pseudo_labels]
 path = "labels"
 cache = "unlabelled"
-rule = { kind = "threshold", at_least = 0.8 }
+rule = {{ kind = "threshold", at_least = 0.8 }}
 
 [[views.augment]]
 kind = "shift"
@@ -218,7 +212,7 @@ def test_soft_targets_weighed_by_the_table_are_learned_from(lab: Lab) -> None:
         (
             ['training.sources=[{ data = "train", rows = 4 }]'],
             [
-                "losses: pseudo_labels needs training.sources, one of which names a folder",
+                "losses.2: pseudo_labels needs training.sources, one of which names a folder",
                 "losses: soft_targets needs targets, and no one of training.sources names a cache",
             ],
         ),
@@ -249,20 +243,23 @@ def test_soft_targets_weighed_by_the_table_are_learned_from(lab: Lab) -> None:
             ["nowhere/pseudo_labels.parquet: there is no finished table. Make it"],
         ),
         (
-            ['data.unlabelled.class_names=["e", "d", "c", "b", "a"]'],
-            [],
+            [
+                'losses=[{ kind = "soft_targets", weight = 1.0, weigh_by = "pseudo_label" }]',
+                'training.sources=[{ data = "unlabelled", cache = "unlabelled", rows = 4 }]',
+            ],
+            ["losses.0.weigh_by: 'pseudo_label' needs training.sources, one of which names a fold"],
         ),
     ],
-    ids=["data", "near miss", "nothing", "only chosen", "idle", "classes", "no table", "names"],
+    ids=["data", "near miss", "nothing", "only chosen", "idle", "classes", "no table", "weights"],
 )
 def test_what_does_not_fit_together_is_refused_before_the_run_is_begun(
     lab: Lab, values: list[str], messages: list[str]
 ) -> None:
     answer = train(lab, *values)
-    assert answer.status == (2 if messages else 0), answer.stderr
+    assert answer.status == 2, answer.stderr
     for message in messages:
         assert message in answer.stderr
-    assert (lab.folder / "run/recipe.json").exists() is not bool(messages)
+    assert not (lab.folder / "run/recipe.json").exists()
 
 
 def test_pseudo_labels_of_samples_that_are_gone_are_refused(lab: Lab) -> None:
@@ -285,3 +282,30 @@ def test_images_of_another_size_cannot_share_a_batch(lab: Lab) -> None:
         "training.sources.1.data: its samples have shape (1, 4, 4) uint8, those of the first "
         "source (1, 2, 8) uint8; a batch is of one shape" in answer.stderr
     )
+
+
+def test_a_table_of_other_classes_is_refused(lab: Lab) -> None:
+    named = 'data.unlabelled.class_names=["a", "b", "c", "d", "e"]'
+    caching = ("cache.path=named", "cache.data=unlabelled", named)
+    assert lab.cache_teacher("--quiet", *options(*caching)).status == 0
+    making = ("pseudo_labels.cache=named", "pseudo_labels.path=named-labels", named)
+    assert run_cli("pseudo-label", str(lab.recipe), "--quiet", *options(*making)).status == 0
+    source = 'training.sources.1={ data = "unlabelled", pseudo_labels = "named-labels", rows = 4 }'
+    losses = 'losses=[{ kind = "pseudo_labels", weight = 1.0 }]'
+    other = named.replace('"a", "b"', '"b", "a"')
+    answer = train(lab, source, losses, "training.sources.0.data=train", other)
+    assert answer.status == 2
+    assert (
+        "named-labels/pseudo_labels.parquet: is of the classes a, b, c, d, e, but data.unlabelled "
+        "has b, a, c, d, e. Label with a teacher of the same classes." in answer.stderr
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}\n"], ids=["empty", "a list", "no seal"])
+def test_a_damaged_summary_is_one_clear_error(lab: Lab, content: bytes) -> None:
+    (lab.folder / "labels/summary.json").write_bytes(content)
+    for answer in (train(lab), run_cli("pseudo-label", str(lab.recipe))):
+        assert answer.status == 1
+        told = answer.stderr.splitlines()[-1]
+        assert told.startswith(f"error: {lab.folder / 'labels/summary.json'}: ")
+        assert told.endswith("Restore it, or delete the folder and make it again.")

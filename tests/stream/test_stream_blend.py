@@ -33,9 +33,10 @@ def test_a_batch_has_rows_of_every_stream_one_behind_another(tmp_path: Path) -> 
 def test_an_epoch_is_that_of_the_longest_and_the_others_go_round(tmp_path: Path) -> None:
     blend = make_blend(tmp_path)
     assert len(blend) == 6
+    endless = blend.forever()
     for epoch in range(2):
         assert blend.epoch == epoch
-        batches = list(blend)
+        batches = list(islice(endless, len(blend)))
         seen = [sample_id for blended in batches for sample_id in blended.batches[1].ids]
         assert sorted(seen) == sorted(f"s{row}" for row in range(MANY))
         few = [sample_id for blended in batches for sample_id in blended.batches[0].ids]

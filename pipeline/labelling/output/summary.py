@@ -82,7 +82,7 @@ def summarise(
         "expected_precision": None if expected is None else asdict(expected),
         "promises": [asdict(promise) for promise in choice.limits.promises],
         "skew": asdict(skew),
-        "warnings": warn(choice, tally, judged, names),
+        "warnings": _warn(choice, tally, judged, names, skew),
     }
 
 
@@ -100,10 +100,11 @@ def _classes(choice: Choice, tally: Tally, names: list[str] | None) -> list[dict
     ]
 
 
-def warn(choice: Choice, tally: Tally, judged: Judged | None, names: list[str] | None) -> list[str]:
+def _warn(
+    choice: Choice, tally: Tally, judged: Judged | None, names: list[str] | None, skew: Skew
+) -> list[str]:
     """List what harms students, each with what to do."""
     found = []
-    skew = measure_skew(choice, tally, judged)
     if skew.is_harmful:
         found.append(
             f"classes are skewed: {skew.distance:.0%} of the chosen rows would have to be of other "

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CorruptPart, PipelineError
-from pipeline.labelling.output.folder import SUMMARY_FILE, TABLE_FILE, read_summary
+from pipeline.errors import CorruptTable, PipelineError
+from pipeline.labelling.output.folder import MEND, SUMMARY_FILE, TABLE_FILE, read_summary
 
 KEY, VERSION = "pseudo_labels", 1
 # No dictionaries and no fixed-size binary: the datasets library opens neither.
@@ -118,7 +118,7 @@ class PseudoLabelTable:
     def identities(self) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
         """Give ids and digests. Shapes: yields n ids and (n, 16).
 
-        Raises: CorruptPart if the file cannot be read.
+        Raises: CorruptTable if the file cannot be read.
         """
         for batch in self._batches(["id", "digest"]):
             digests = np.frombuffer(b"".join(batch["digest"].to_pylist()), np.uint8)
@@ -127,7 +127,7 @@ class PseudoLabelTable:
     def learned(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Give what a student needs. Shapes: yields (n,) each.
 
-        Raises: CorruptPart if the file cannot be read.
+        Raises: CorruptTable if the file cannot be read.
         """
         for batch in self._batches(LEARNED):
             yield {name: batch[name].to_numpy() for name in LEARNED}
@@ -140,13 +140,13 @@ class PseudoLabelTable:
             with pq.ParquetFile(self.path) as file:
                 yield from file.iter_batches(BATCH_ROWS, columns=list(names))
         except (pa.ArrowException, OSError) as error:
-            raise CorruptPart(f"{self.path}: cannot be read: {error}") from error
+            raise CorruptTable(f"{self.path}: cannot be read: {error}. {MEND}") from error
 
 
 def open_table(folder: str | Path) -> PseudoLabelTable:
     """Open the table of a folder that `pipeline pseudo-label` wrote, every byte of it checked.
 
-    Raises: PipelineError if there is none, or none that is finished; CorruptPart if it is not what
+    Raises: PipelineError if there is none, or none that is finished; CorruptTable if it is not what
         was written.
     """
     import pyarrow as pa
@@ -159,19 +159,18 @@ def open_table(folder: str | Path) -> PseudoLabelTable:
         )
     sha256 = digest_table(file)
     if sha256 != summary.get("sha256"):
-        raise CorruptPart(
+        raise CorruptTable(
             f"{file}: is not what was written: its SHA-256 is {sha256[:16]}, and {SUMMARY_FILE} "
-            f"says {str(summary.get('sha256'))[:16]}. Restore it, or delete the folder and make it "
-            "again."
+            f"says {str(summary.get('sha256'))[:16]}. {MEND}"
         )
     try:
         with pq.ParquetFile(file) as opened:
             described, rows = opened.metadata.metadata or {}, opened.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise CorruptPart(f"{file}: cannot be read: {error}") from error
+        raise CorruptTable(f"{file}: cannot be read: {error}. {MEND}") from error
     about = json.loads(described.get(KEY.encode(), b"{}"))
     if about.get("version") != VERSION:
-        raise CorruptPart(
+        raise CorruptTable(
             f"{file}: is no table of pseudo-labels of version {VERSION}; it says version "
             f"{about.get('version')}. Make it again with `pipeline pseudo-label RECIPE`."
         )

@@ -4,14 +4,13 @@ Each stream keeps its own order and its own place; the one with the most batches
 is, and the others go round as often as they must. It knows no rows: streams read them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from pipeline.stream.batch import Batch
 from pipeline.stream.stream import Stream
@@ -37,7 +36,7 @@ class Blended:
         return [sample_id for batch in self.batches for sample_id in batch.ids]
 
 
-class Blend(IterableDataset[Blended]):
+class Blend:
     """Streams side by side; state and length are those of a stream."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
@@ -53,20 +52,11 @@ class Blend(IterableDataset[Blended]):
         """The epoch of the stream with the most batches."""
         return self._longest.epoch
 
-    def forever(self) -> Iterator[Blended]:
+    def forever(self) -> Generator[Blended]:
         """Iterate over batch after batch; every stream goes on from its own place."""
         with ExitStack() as stack:
-            sources = [stack.enter_context(closing(each.forever())) for each in self.streams]  # type: ignore[type-var]  # generators
+            sources = [stack.enter_context(closing(each.forever())) for each in self.streams]
             yield from map(Blended, zip(*sources, strict=True))
-
-    def __iter__(self) -> Iterator[Blended]:
-        """Iterate over the rest of the current epoch."""
-        with closing(self.forever()) as batches:  # type: ignore[type-var]  # a generator
-            for blended in batches:
-                is_last = self._longest.state_dict()["batch"] == 0
-                yield blended
-                if is_last:
-                    return
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch of each stream lies; `batch` is that of the longest."""
