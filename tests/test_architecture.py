@@ -16,19 +16,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "factories": set(),
     "keyed": set(),
-    "spool": set(),
+    "temporary": set(),
     "holding": set(),
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
     "compute": set(),
-    "samples": {"factories", "keyed", "spool"},
+    "samples": {"factories", "keyed", "temporary"},
     "models": {"factories"},
     "store": set(),
     "targets": {"keyed", "store.fields"},
     "losses": {"targets"},
-    "labelling": {"compute", "holding", "metrics", "spool", "store", "targets"},
-    "stream": {"labelling", "samples", "spool", "store", "targets"},
+    "labelling": {"compute", "holding", "metrics", "temporary", "store", "targets"},
+    "stream": {"labelling", "samples", "temporary", "store", "targets"},
     "training": {"compute", "holding", "losses", "metrics", "models", "stream", "targets"},
     "experiment": {
         "compute",
@@ -71,7 +71,17 @@ ONLY_IN: dict[str, set[str]] = {
     "safetensors": {"models", "training"},
 }
 WITHOUT_TORCH = {
-    *("store", "samples", "recipe", "errors", "factories", "holding", "keyed", "spool", "progress"),
+    *(
+        "store",
+        "samples",
+        "recipe",
+        "errors",
+        "factories",
+        "holding",
+        "keyed",
+        "temporary",
+        "progress",
+    ),
     "cli",
 }
 # What a user's own augmentations run in; it is imported when they are.

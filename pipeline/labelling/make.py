@@ -19,8 +19,8 @@ from pipeline.labelling.output.page import Gathered, Look, write_page
 from pipeline.labelling.output.summary import Tally, summarise
 from pipeline.labelling.output.table import write_table
 from pipeline.labelling.rules import Wanted, find_limits
-from pipeline.spool import Spool
 from pipeline.store import SampleTable
+from pipeline.temporary import TemporaryArray
 
 # Rows that are looked at together, and those of a row group, about: parts are kept whole.
 WALK_ROWS, GROUP_ROWS = 2**18, 2**17
@@ -53,7 +53,7 @@ def make_labels(
     """
     class_count = labelling.asked.spec.class_count
     limits = find_limits(labelling.wanted, class_count, labelling.judged, labelling.where)
-    answers = Spool(ANSWER, folder)
+    answers = TemporaryArray(ANSWER, folder)
     for found in labelling.asked.answers(labelling.temperature):
         answers.append(found)
         advance(len(found))
@@ -80,7 +80,7 @@ def make_labels(
 
 
 def _columns(
-    labelling: Labelling, choice: Choice, answers: Spool, advance: Advance
+    labelling: Labelling, choice: Choice, answers: TemporaryArray, advance: Advance
 ) -> Iterator[tuple[dict[str, Any], Answers]]:
     """Give the columns of one row group after another, and how much each row is doubted."""
     decider, start = Decider(choice), 0

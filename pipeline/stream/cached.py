@@ -17,9 +17,9 @@ from pipeline.errors import SampleError
 from pipeline.samples import Maskable, SampleBatch, Tokens
 from pipeline.samples.batch import Indices, as_indices
 from pipeline.samples.text.tokens import Task
-from pipeline.spool import Spool
 from pipeline.store import Cache, open_cache
 from pipeline.stream.token_rows import decode_rows, decode_token_counts
+from pipeline.temporary import TemporaryArray
 
 # The fields that a row of tokens is built from.
 ROW = ("tokens", "sizes", "starts")
@@ -34,9 +34,9 @@ class CachedSamples:
     name: str
     class_names: tuple[str, ...] | None
     tokens: Tokens
-    rows: Spool
-    places: Spool
-    names: Spool
+    rows: TemporaryArray
+    places: TemporaryArray
+    names: TemporaryArray
 
     def __len__(self) -> int:
         return self.rows.count
@@ -86,9 +86,9 @@ def open_cached(
         name=name,
         class_names=tuple(named) if named else None,
         tokens=tokens,
-        rows=Spool(np.dtype(entry)),
-        places=Spool(PLACE),
-        names=Spool(np.dtype("u1")),
+        rows=TemporaryArray(np.dtype(entry)),
+        places=TemporaryArray(PLACE),
+        names=TemporaryArray(np.dtype("u1")),
     )
     views = cache.plan.about.get("views", {"count": 1})["count"]
     for part in range(-(-(cache.plan.rows // views) // cache.plan.rows_per_part)):
@@ -134,9 +134,9 @@ def _add(samples: CachedSamples, cache: Cache, part: int) -> None:
     samples.names.append(np.frombuffer(b"".join(names), np.uint8))
 
 
-def _gather(spool: Spool, indices: NDArray[np.int64]) -> NDArray[Any]:
+def _gather(entries: TemporaryArray, indices: NDArray[np.int64]) -> NDArray[Any]:
     """Read entries in any order; those that follow one another are one read."""
     first, count = int(indices[0]), len(indices)
     if np.array_equal(indices, np.arange(first, first + count)):
-        return spool.read(first, first + count)
-    return np.concatenate([spool.read(index, index + 1) for index in indices.tolist()])
+        return entries.read(first, first + count)
+    return np.concatenate([entries.read(index, index + 1) for index in indices.tolist()])

@@ -14,9 +14,9 @@ from pipeline.errors import SampleError, TargetError
 from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import Locator, Samples, check_samples
 from pipeline.samples.batch import DIGEST_BYTES, name_some
-from pipeline.spool import Spool
 from pipeline.store import Cache
 from pipeline.stream.window import Window
+from pipeline.temporary import TemporaryArray
 
 ROW = np.dtype([("label", "<i4"), ("weight", "<f4"), ("copies", "<i4")])
 INDEX = np.dtype("<i8")
@@ -38,10 +38,10 @@ class Chosen:
     Shapes: counts (parts,), the rows of each part that an epoch has.
     """
 
-    rows: Spool
+    rows: TemporaryArray
     counts: Rows
     only_chosen: bool
-    indices: Spool | None
+    indices: TemporaryArray | None
 
     def places(self, rows: range) -> Rows:
         """Say which of some rows an epoch has, in order, each as often as it comes."""
@@ -78,7 +78,7 @@ def open_chosen(
         dataset lacks or holds changed; TargetError if nothing was chosen; CorruptTable if the table
         cannot be read.
     """
-    rows, counts = Spool(ROW), np.zeros(-(-table.rows // rows_per_part), np.int64)
+    rows, counts = TemporaryArray(ROW), np.zeros(-(-table.rows // rows_per_part), np.int64)
     for columns in table.learned():
         entries = np.empty(len(columns["label"]), ROW)
         for name in ROW.names or ():
@@ -99,8 +99,8 @@ def open_chosen(
     return Chosen(rows, counts, only_chosen, _locate(table, samples))
 
 
-def _locate(table: PseudoLabelTable, samples: Samples) -> Spool:
-    locator, indices, hint = Locator(samples), Spool(INDEX), 0
+def _locate(table: PseudoLabelTable, samples: Samples) -> TemporaryArray:
+    locator, indices, hint = Locator(samples), TemporaryArray(INDEX), 0
     for ids, _ in table.identities():
         found = locator.locate(ids, hint)
         indices.append(found)

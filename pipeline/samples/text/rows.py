@@ -18,7 +18,7 @@ from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
 from pipeline.samples.text.tokenizer import Ids, Tokenizer, open_tokenizer
 from pipeline.samples.text.tokens import Maskable, Task, Tokens, token_row
-from pipeline.spool import Spool
+from pipeline.temporary import TemporaryArray
 
 # A piece of a document: where its tokens begin, how many there are, and which piece of which
 # document of which file it is. No tokens: the document has a fault.
@@ -46,9 +46,9 @@ class TextSamples:
     tokens: Tokens
     length: int
     file_names: tuple[str, ...]
-    ids_spool: Spool
-    pieces: Spool
-    rows: Spool
+    ids_text: TemporaryArray
+    pieces: TemporaryArray
+    rows: TemporaryArray
     faults: dict[int, str]
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class TextSamples:
             raise SampleError(f"{self.name}: {sample_id} {self.faults[first]}")
         # The pieces of a row follow one another.
         start, sizes = int(pieces["start"][0]), pieces["size"]
-        content = self.ids_spool.read(start, start + int(sizes.sum()))
+        content = self.ids_text.read(start, start + int(sizes.sum()))
         cut = np.split(content, np.cumsum(sizes)[:-1])
         return sample_id, token_row(cut, self.length), int(pieces["label"][0])
 
@@ -175,9 +175,9 @@ def lay_out_documents(
         tokens=Tokens(layout.task, tokenizer.vocabulary, tokenizer.digest, _maskable(tokenizer)),
         length=layout.length,
         file_names=file_names,
-        ids_spool=Spool(np.dtype("<i4")),
-        pieces=Spool(PIECE),
-        rows=Spool(ROW),
+        ids_text=TemporaryArray(np.dtype("<i4")),
+        pieces=TemporaryArray(PIECE),
+        rows=TemporaryArray(ROW),
         faults={},
     )
     while block := list(islice(documents, DOCUMENTS_AT_ONCE)):
@@ -210,7 +210,7 @@ def _add(samples: TextSamples, tokenizer: Tokenizer, documents: list[Document]) 
     """Tokenise some documents and note their pieces."""
     encoded = tokenizer.encode([each.text for each in documents])
     pieces, tokens = list[tuple[int, ...]](), list[NDArray[np.int32]]()
-    start = samples.ids_spool.count
+    start = samples.ids_text.count
     for each, ids in zip(documents, encoded, strict=True):
         cut = {} if each.fault else _cut(ids, samples, tokenizer)
         if not cut:
@@ -223,7 +223,7 @@ def _add(samples: TextSamples, tokenizer: Tokenizer, documents: list[Document]) 
             start += len(piece)
     content = np.concatenate([np.empty(0, np.int32), *tokens])
     samples.pieces.append(np.array(pieces, PIECE))
-    samples.ids_spool.append(content)
+    samples.ids_text.append(content)
     if maskable := samples.tokens.maskable:
         found = np.bincount(content, minlength=len(maskable.counts))
         maskable.counts[:] += np.where(maskable.counts >= 0, found, 0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 
 
-class Spool:
+class TemporaryArray:
     """Entries in an unnamed temporary file, appended once and read by index ever after."""
 
     def __init__(self, dtype: np.dtype[Any], folder: Path | None = None) -> None:
