@@ -27,5 +27,5 @@ def run(
     """
     require_tables(recipe, STAGE, "teacher", "targets", "cache")
     assert recipe.cache
-    folder, plan = recipe.locate(recipe.cache.path), partial(plan_cache, recipe, quiet=quiet)
+    folder, plan = recipe.locate_cache(recipe.cache.path), partial(plan_cache, recipe, quiet=quiet)
     return make_cache(folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet, order=order)

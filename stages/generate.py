@@ -17,7 +17,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     """
     require_tables(recipe, STAGE, "teacher", "targets", "generate")
     assert recipe.generate
-    folder = recipe.locate(recipe.generate.path)
+    folder = recipe.locate_cache(recipe.generate.path)
     plan = partial(plan_written, recipe, quiet=quiet)
     return make_cache(folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet)
 

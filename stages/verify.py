@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,15 @@ from pipeline.progress import progress
 from pipeline.recipe import Recipe, load_recipe, require_tables
 from pipeline.samples import SampleBatch, positions_of, read_views, split_rows
 from pipeline.store import (
-    PLAN_FILE,
     Cache,
     Fault,
+    Where,
     check_plan,
     find_faults,
     open_cache,
     read_plan,
 )
-from pipeline.store.records import MANIFEST_FILE, record_path
+from pipeline.store.records import MANIFEST_FILE, PLAN_FILE, record_path
 from pipeline.stream.cached import ROW
 from pipeline.stream.token_rows import decode_rows
 from pipeline.targets import decode_feature
@@ -57,7 +56,7 @@ def run(
             f"{target}: an audit runs the teacher, which only the recipe names. "
             f"Give the recipe in place of the cache: pipeline verify RECIPE.toml --audit {audit}"
         )
-    folder = _folder(recipe) if recipe else Path(target)
+    folder = _folder(recipe) if recipe else target
     faults = _find_faults(folder, quiet)
     summary: dict[str, Any] = {
         "cache": str(folder),
@@ -117,15 +116,15 @@ def _first_of(names: list[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _folder(recipe: Recipe) -> Path:
+def _folder(recipe: Recipe) -> Where:
     if recipe.generate and recipe.cache is None:
-        return recipe.locate(recipe.generate.path)
+        return recipe.locate_cache(recipe.generate.path)
     require_tables(recipe, "verify", "cache")
     assert recipe.cache
-    return recipe.locate(recipe.cache.path)
+    return recipe.locate_cache(recipe.cache.path)
 
 
-def _find_faults(folder: Path, quiet: bool) -> list[Fault]:
+def _find_faults(folder: Where, quiet: bool) -> list[Fault]:
     workers = os.cpu_count() or 1
     try:
         total = read_plan(folder).part_count

@@ -142,7 +142,7 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
 def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[Question]:
     for part in parts:
         claim = ExitStack()
-        if claim.enter_context(claim_part(work.folder, part)) is None:
+        if not claim.enter_context(claim_part(work.folder, part)):
             claim.close()
             continue
         claims.callback(claim.close)

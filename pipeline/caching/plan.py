@@ -4,9 +4,7 @@ It opens data and teacher, asks the teacher once for its number of classes, and 
 """
 
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +36,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe.schema import Cache, Teacher
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.samples.text.tokenizer import open_tokenizer
-from pipeline.store import PLAN_FILE, Field, Plan, read_plan
+from pipeline.store import Field, Plan, Where, is_planned, read_plan
 from pipeline.stream.token_rows import token_fields
 from pipeline.targets import FeatureSpec, TargetSpec, target_fields
 
@@ -61,7 +59,7 @@ class Work:
     plan: Plan
     spec: TargetSpec
     shape: Shape
-    folder: Path
+    folder: Where
     # Reads ahead, too. A teacher on the CPU wants every core, and each of its threads waits for the
     # slowest: work beside it was measured to cost twice what it costs between two batches.
     builds_behind: bool
@@ -117,7 +115,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     """
     assert recipe.teacher
     assert recipe.cache
-    teacher, cache, folder = recipe.teacher, recipe.cache, recipe.locate(recipe.cache.path)
+    teacher, cache, folder = recipe.teacher, recipe.cache, recipe.locate_cache(recipe.cache.path)
     device, threads = _prepare(teacher, folder)
     network = open_model(recipe, teacher.model, where="teacher.model")
     tap_features(recipe, network)
@@ -172,7 +170,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     )
 
 
-def _prepare(teacher: Teacher, folder: Path) -> tuple[torch.device, int]:
+def _prepare(teacher: Teacher, folder: Where) -> tuple[torch.device, int]:
     """Make the process one that answers the same each time; gives its device and its threads."""
     device = pick_device(teacher.device)
     threads = teacher.threads or _planned_threads(folder) or torch.get_num_threads()
@@ -189,10 +187,9 @@ def _batches_at_once(scan: Scan, batch_size: int) -> int:
     return max(1, READ_BYTES // max(1, batch_bytes))
 
 
-def _planned_threads(folder: Path) -> int | None:
+def _planned_threads(folder: Where) -> int | None:
     """A recipe that names no number of threads goes on with the number a cache was begun with."""
-    # Unlike Path.is_file, this is no error where a name is too long to be looked for.
-    if not os.path.isfile(folder / PLAN_FILE):
+    if not is_planned(folder):
         return None
     planned: int = read_plan(folder).settings["teacher"]["threads"]
     return planned

@@ -6,7 +6,6 @@ was begun keeps the basis it has: its plan vouches for it.
 
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from pipeline.recipe import Recipe
 from pipeline.recipe.schema import LowRank
 from pipeline.samples import Samples, read_views, views_of
 from pipeline.store import (
-    PLAN_FILE,
     Field,
     Shared,
     encode_shared,
+    is_planned,
     read_plan,
     read_shared,
     shared_faults,
@@ -56,8 +55,7 @@ def find_shape(
     assert recipe.teacher
     fields, arrays, basis = list[Field](), dict[str, Any](), None
     if tail:
-        folder, batch_size = recipe.locate(recipe.cache.path), recipe.teacher.batch_size
-        basis = _planned(folder, settings)
+        basis, batch_size = _planned(recipe, settings), recipe.teacher.batch_size
         basis = basis or _learn(tail, batch_size, samples=samples, network=network, device=device)
         fields += basis_fields(spec)
         arrays |= encode_basis(basis)
@@ -70,14 +68,16 @@ def find_shape(
     return Shape(basis, encode_shared(fields, arrays, backend=backend, compression=compression))
 
 
-def _planned(folder: Path, settings: dict[str, Any]) -> Basis | None:
-    if not (folder / PLAN_FILE).is_file():
+def _planned(recipe: Recipe, settings: dict[str, Any]) -> Basis | None:
+    assert recipe.cache
+    where = recipe.locate_cache(recipe.cache.path)
+    if not is_planned(where):
         return None
-    plan = read_plan(folder)
+    plan = read_plan(where)
     is_same = plan.settings == settings and "shared" in plan.about
-    if not is_same or shared_faults(folder, plan):
+    if not is_same or shared_faults(where, plan):
         return None
-    return decode_basis(read_shared(folder, plan))
+    return decode_basis(read_shared(where, plan))
 
 
 @torch.inference_mode()

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work
 from pipeline.caching.size import plan_bytes_by_field
 from pipeline.progress import progress, say
-from pipeline.store import check_folder, check_plan, finish, missing_parts, write_plan
+from pipeline.store import Where, check_folder, check_plan, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def make_cache(
-    folder: Path,
+    folder: Where,
     plan: Callable[[], Work],
     *,
     stage: str,

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import FingerprintMismatch, SampleError, list_differences
+from pipeline.experiment.caches import open_named
 from pipeline.labelling import PseudoLabelTable, open_table
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe
@@ -30,7 +31,7 @@ from pipeline.samples import (
     views_of,
     without,
 )
-from pipeline.store import Cache, open_cache
+from pipeline.store import Cache
 from pipeline.stream import Stream, open_cached
 
 SHOWN_SKIPS = 5
@@ -164,7 +165,7 @@ def join_data(
         known |= {"data": data.scan.digest} | ({"views": settings} if settings else {})
         return Joined(Stream(data.samples, **options), highest, known)
     samples = open_data(recipe, name)
-    cache, *others = (open_cache(recipe.locate(place)) for place in (cache_place, *also))
+    cache, *others = (open_named(recipe, place) for place in (cache_place, *also))
     for each in (cache, *others):
         _check_tokenizer(each, samples)
         _check_views(recipe, name, samples, each)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import RecipeError, TargetError
+from pipeline.experiment.caches import open_named
 from pipeline.experiment.data import teachers_of
 from pipeline.experiment.networks import measure_features
 from pipeline.losses import LOSSES, make_projection
@@ -18,7 +19,6 @@ from pipeline.models import Network, Tap, axis_of
 from pipeline.recipe import Recipe
 from pipeline.recipe.losses import FeatureLoss, OfFeatures
 from pipeline.samples import Samples
-from pipeline.store import open_cache
 from pipeline.targets import FeatureSpec, read_specs
 
 Shape = tuple[int, ...]
@@ -98,7 +98,7 @@ def cached_specs(recipe: Recipe) -> dict[str, FeatureSpec]:
     """Say how each feature is kept, in the first cache that keeps it."""
     specs: dict[str, FeatureSpec] = {}
     for place in teachers_of(recipe):
-        plan = open_cache(recipe.locate(place)).plan
+        plan = open_named(recipe, place).plan
         specs = read_specs(plan.about, plan.fields) | specs
     return specs
 

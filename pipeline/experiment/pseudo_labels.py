@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import RecipeError, TargetError, list_differences
+from pipeline.experiment.caches import open_named
 from pipeline.experiment.data import open_data
 from pipeline.labelling import (
     Asked,
@@ -25,7 +26,7 @@ from pipeline.samples import IdIndex, Samples, tokens_of
 from pipeline.samples.images import encode_png
 from pipeline.samples.text.tokenizer import open_tokenizer
 from pipeline.samples.text.tokens import read_text
-from pipeline.store import Cache, open_cache
+from pipeline.store import Cache
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def plan_labels(recipe: Recipe) -> Planned:
         )
         raise RecipeError(recipe.file, [line])
     threads = table.threads or os.cpu_count() or 1
-    asked, labelled = ask_rows(open_cache(recipe.locate(place)), threads), None
+    asked, labelled = ask_rows(open_named(recipe, place), threads), None
     if table.labelled_cache is not None:
-        labelled = ask_rows(open_cache(recipe.locate(table.labelled_cache)), threads)
+        labelled = ask_rows(open_named(recipe, table.labelled_cache), threads)
         _check_same(asked.cache, labelled.cache)
     rule = table.rule.model_dump()
     wanted = Wanted(rule.pop("kind"), rule, table.balanced, table.most_per_class, table.most)

@@ -13,6 +13,7 @@ from pipeline.recipe.pseudo_labels import Labelling
 from pipeline.recipe.schema import (
     Cache,
     Data,
+    SpoolTable,
     Student,
     Table,
     Targets,
@@ -34,6 +35,7 @@ class Recipe(Table):
     cache: Cache | None = None
     pseudo_labels: Labelling | None = None
     generate: Generate | None = None
+    spool: SpoolTable | None = None
     student: Student | None = None
     losses: Annotated[tuple[Loss, ...], Field(strict=False)] = ()
     training: Training | None = None
@@ -52,6 +54,10 @@ class Recipe(Table):
     def file(self) -> str:
         """How messages name the recipe."""
         return self._path.name
+
+    def locate_cache(self, place: str) -> Path | str:
+        """Turn the place of a cache into one of this process; addresses stay what they are."""
+        return place if "://" in place else self.locate(place)
 
     def locate(self, place: str) -> Path:
         """Turn a path of the recipe into one of this process, as short as it can be said."""

@@ -302,6 +302,14 @@ class Cache(Table):
     max_bytes: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
 
 
+class SpoolTable(Table):
+    """Where copies of what is read from an object store are kept, and how much of it."""
+
+    # Left out, a folder of this user's in the system's temporary one.
+    path: OptionalPlace = None
+    max_bytes: Annotated[Positive, Field(json_schema_extra=EXECUTION)] = 16 * 10**9
+
+
 def _list_or_rule(layers: object) -> str:
     return "list" if isinstance(layers, list | tuple) else "rule"
 

@@ -20,12 +20,12 @@ from pipeline.store.commit import (
 )
 from pipeline.store.faults import Fault, check_part, find_faults
 from pipeline.store.fields import UNLABELLED, Field, SampleTable
+from pipeline.store.places import Spool, Where
 from pipeline.store.plan import Plan
-from pipeline.store.records import PLAN_FILE, check_complete, missing_parts, read_plan
+from pipeline.store.records import check_complete, is_planned, missing_parts, read_plan
 from pipeline.store.shared import Shared, encode_shared, read_shared, shared_faults
 
 __all__ = [
-    "PLAN_FILE",
     "UNLABELLED",
     "Built",
     "Cache",
@@ -34,6 +34,8 @@ __all__ = [
     "Plan",
     "SampleTable",
     "Shared",
+    "Spool",
+    "Where",
     "build_part",
     "check_complete",
     "check_folder",
@@ -44,6 +46,7 @@ __all__ = [
     "encode_shared",
     "find_faults",
     "finish",
+    "is_planned",
     "missing_parts",
     "open_cache",
     "read_plan",

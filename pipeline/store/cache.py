@@ -7,7 +7,6 @@ wanted, and keeps nothing that grows with the rows beyond one digest a part.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
 from pipeline.store.backends import BACKENDS
@@ -15,6 +14,7 @@ from pipeline.store.backends.parquet import read_samples
 from pipeline.store.documents import Document
 from pipeline.store.fields import Array, SampleTable
 from pipeline.store.files import FileEntry, NamedFiles
+from pipeline.store.places import Place, Spool, Where, as_place
 from pipeline.store.plan import Plan
 from pipeline.store.records import (
     GO_ON,
@@ -33,21 +33,29 @@ KEPT_RECORDS = 64
 
 
 def open_files(
-    folder: Path, part: int, record: Document, *, check: bool, mapped: bool = False
+    place: Place,
+    part: int,
+    record: Document,
+    *,
+    check: bool,
+    mapped: bool = False,
+    spool: Spool | None = None,
 ) -> NamedFiles:
     """Give access to the files that a record names; with `check`, each is hashed when read."""
     entries: dict[str, FileEntry] = {entry["path"]: entry for entry in record["files"]}
     where = f"part {part}: "
-    return NamedFiles(folder=folder, where=where, entries=entries, check=check, mapped=mapped)
+    return NamedFiles(place, where, entries, check, mapped, spool)
 
 
 @dataclass(frozen=True)
 class Cache:
     """A complete cache, opened. Safe to use from many threads and processes."""
 
-    path: Path
+    path: Place
     plan: Plan
     manifest: Document
+    # Copies of what is read, of caches in object stores.
+    spool: Spool | None = None
     # Of the parts read last: reading one and proving it takes as long as many rows of targets.
     _records: OrderedDict[int, Document] = field(
         default_factory=OrderedDict, repr=False, compare=False
@@ -90,6 +98,16 @@ class Cache:
         _, files = self._open_part(part, check)
         return read_samples(files, samples_path(part), len(self.plan.part_range(part)))
 
+    def fetch_part(self, part: int, names: Sequence[str]) -> None:
+        """Copy what reading these fields of a part needs into the spool, if there is one.
+
+        Raises: CacheError if the place or the disk refuses; CorruptPart if the record is damaged.
+        """
+        files = self._open_part(part, check=False)[1]
+        for path in files.entries if self.spool else ():
+            if _is_needed(path, names):
+                files.fetch(path)
+
     def read_shared(self) -> dict[str, Array]:
         """Read the arrays that all parts share, if there are any.
 
@@ -102,7 +120,8 @@ class Cache:
         self, part: int, check: bool, mapped: bool = False
     ) -> tuple[Document, NamedFiles]:
         record = self._records.get(part) or self._read_record(part)
-        return record, open_files(self.path, part, record, check=check, mapped=mapped)
+        files = open_files(self.path, part, record, check=check, mapped=mapped, spool=self.spool)
+        return record, files
 
     def _read_record(self, part: int) -> Document:
         record, digest = read_record(self.path, self.plan, part)
@@ -117,15 +136,22 @@ class Cache:
         return record
 
 
-def open_cache(path: str | Path) -> Cache:
-    """Open a complete cache.
+def _is_needed(path: str, names: Sequence[str]) -> bool:
+    """Whether a file holds some of these fields, or what is needed besides; of tables all is."""
+    below = path.partition(".zarr/")[2]
+    return "/" not in below or below.partition("/")[0] in names
+
+
+def open_cache(where: Where, spool: Spool | None = None) -> Cache:
+    """Open a complete cache; of one in an object store, copies of what is read go to the spool.
 
     Raises: IncompleteCache if parts are missing; CorruptPart if plan or manifest were changed;
         CacheError if there is no cache.
     """
-    folder = Path(path)
-    plan = read_plan(folder)
-    if not (folder / MANIFEST_FILE).is_file():
-        check_complete(folder, plan)
-        raise IncompleteCache(f"{folder}: all parts are there, but no manifest yet. {GO_ON}")
-    return Cache(path=folder, plan=plan, manifest=read_manifest(folder, plan))
+    place = as_place(where)
+    plan = read_plan(place)
+    if place.size(MANIFEST_FILE) is None:
+        check_complete(place, plan)
+        raise IncompleteCache(f"{place}: all parts are there, but no manifest yet. {GO_ON}")
+    near = spool if place.parallel > 1 else None
+    return Cache(path=place, plan=plan, manifest=read_manifest(place, plan), spool=near)

@@ -5,33 +5,20 @@ know what the arrays mean or who works on which part when.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import CacheError, CorruptPart
 from pipeline.store.backends import BACKENDS
 from pipeline.store.backends.parquet import encode_samples
-from pipeline.store.claims import SCRATCH, claim, is_claimed_here, sweep
 from pipeline.store.documents import Document, canonical, sealed
 from pipeline.store.fields import DIGEST_BYTES, Array, SampleTable
-from pipeline.store.files import (
-    Content,
-    describe,
-    disk_errors,
-    read_file,
-    remove,
-    replace_synced,
-    sync_folder,
-    sync_tree,
-    write_files,
-    write_synced,
-)
+from pipeline.store.files import describe
+from pipeline.store.places import SCRATCH, Content, Folder, Place, Where, as_place
 from pipeline.store.plan import Plan, check_same_plan, part_name, plan_bytes
 from pipeline.store.records import (
     MANIFEST_FILE,
@@ -40,91 +27,87 @@ from pipeline.store.records import (
     expected_manifest,
     first_of,
     read_plan,
-    read_record,
+    read_records,
     record_path,
     samples_path,
     targets_stem,
 )
 from pipeline.store.shared import Shared, shared_faults, write_shared
 
-FOLDERS = ("parts", "samples", "targets")
-
 Statistics = Mapping[str, int | float]
 
 
-def write_plan(folder: Path, plan: Plan, shared: Shared | None = None) -> None:
-    """Begin a cache at `folder`, or check that the one there was begun with the same plan.
+def write_plan(where: Where, plan: Plan, shared: Shared | None = None) -> None:
+    """Begin a cache, or check that the one there was begun with the same plan.
 
     `shared` are the arrays that the plan says all parts share; they come after it.
 
     Raises: FingerprintMismatch if it was planned otherwise; CacheError if the folder holds other
         things, is a file or cannot be written.
     """
-    with disk_errors(folder):
-        check_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / PLAN_FILE).exists():
-            _write_if_absent(folder, plan)
-        check_same_plan(read_plan(folder), plan, where=str(folder))
-        for name in FOLDERS:
-            (folder / name).mkdir(exist_ok=True)
-        sync_folder(folder)
+    place = as_place(where)
+    check_folder(place)
+    place.begin()
+    if place.size(PLAN_FILE) is None:
+        _write_if_absent(place, plan)
+    check_same_plan(read_plan(place), plan, where=str(place))
     if shared is not None:
-        write_shared(folder, plan, shared)
+        write_shared(place, plan, shared)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(where: Where) -> None:
     """Refuse a path that can never become a cache, before any work for it is done.
 
     Raises: CacheError if it is a file, holds other things, or may not be looked into.
     """
-    with disk_errors(folder):
-        if folder.exists() and not folder.is_dir():
-            raise CacheError(f"{folder}: is a file, not a folder. Name another path for the cache.")
-        # The plan is the first thing a writer puts there: looking for it second cannot be fooled.
-        foreign = sorted(set(os.listdir(folder)) - {SCRATCH}) if folder.is_dir() else []
-        if foreign and not (folder / PLAN_FILE).exists():
-            raise CacheError(
-                f"{folder}: holds {first_of(foreign)} and is not a cache. "
-                "Name a new folder or an empty one."
-            )
+    place = as_place(where)
+    if isinstance(place, Folder):
+        place.check()
+    # The plan is the first thing a writer puts there: looking for it second cannot be fooled.
+    foreign = sorted(set(place.names()) - {SCRATCH})
+    if foreign and place.size(PLAN_FILE) is None:
+        raise CacheError(
+            f"{place}: holds {first_of(foreign)} and is not a cache. "
+            "Name a new folder or an empty one."
+        )
 
 
-def check_plan(folder: Path, plan: Plan) -> None:
+def check_plan(where: Where, plan: Plan) -> None:
     """Check, without writing, that `write_plan` would accept the folder.
 
     Raises: FingerprintMismatch or CacheError as `write_plan` does.
     """
-    with disk_errors(folder):
-        check_folder(folder)
-        if (folder / PLAN_FILE).exists():
-            check_same_plan(read_plan(folder), plan, where=str(folder))
+    place = as_place(where)
+    check_folder(place)
+    if place.size(PLAN_FILE) is not None:
+        check_same_plan(read_plan(place), plan, where=str(place))
 
 
 @contextmanager
-def claim_part(folder: Path, part: int) -> Iterator[Path | None]:
-    """Hold a part while it is made; yields None if others hold it or it has been made.
+def claim_part(where: Where, part: int) -> Iterator[bool]:
+    """Hold a part while it is made; gives False if others hold it or it has been made.
 
     A part that is held elsewhere may still fail there: look at `missing_parts` again later.
 
     Raises: CacheError if the folder cannot be written or its file system has no locks.
     """
-    with claim(folder, part_name(part)) as scratch:
-        yield None if (folder / record_path(part)).exists() else scratch
+    place = as_place(where)
+    with place.claim(part_name(part)) as is_ours:
+        yield is_ours and place.size(record_path(part)) is None
 
 
 @dataclass(frozen=True)
 class Built:
     """The files of a part, whole and described, in memory; nothing of it is on the disk yet."""
 
-    folder: Path
+    place: Place
     part: int
     contents: Sequence[Content]
     record: Document
 
 
 def commit_part(
-    folder: Path,
+    where: Where,
     plan: Plan,
     part: int,
     samples: SampleTable,
@@ -132,11 +115,11 @@ def commit_part(
     statistics: Statistics,
 ) -> None:
     """Make a part that is claimed and make it last: `build_part`, then `store_part`."""
-    store_part(build_part(folder, plan, part, samples, arrays, statistics))
+    store_part(build_part(where, plan, part, samples, arrays, statistics))
 
 
 def build_part(
-    folder: Path,
+    where: Where,
     plan: Plan,
     part: int,
     samples: SampleTable,
@@ -150,8 +133,9 @@ def build_part(
     Shapes: arrays[name] (positions of the part, *field.shape) or (rows of the part, *field.shape).
     Raises: CacheError if the arrays are not what the plan says.
     """
-    _check_content(folder, plan, part, samples, arrays)
-    _check_statistics(folder, part, statistics)
+    place = as_place(where)
+    _check_content(place, plan, part, samples, arrays)
+    _check_statistics(place, part, statistics)
     encode = BACKENDS[plan.backend].encode
     contents = [
         (samples_path(part), encode_samples(samples)),
@@ -167,7 +151,7 @@ def build_part(
         "files": [describe(path, content) for path, content in sorted(contents, key=itemgetter(0))],
         "statistics": dict(statistics),
     }
-    return Built(folder, part, contents, sealed(record, key="digest"))
+    return Built(place, part, contents, sealed(record, key="digest"))
 
 
 def store_part(built: Built) -> None:
@@ -177,50 +161,43 @@ def store_part(built: Built) -> None:
 
     Raises: CacheError if the disk refuses.
     """
-    folder, part = built.folder, built.part
-    assert is_claimed_here(folder, part_name(part)), "store inside `with claim_part(...)`"
-    scratch = folder / SCRATCH / part_name(part)
-    with disk_errors(folder):
-        write_files(scratch / "files", built.contents)
-        sync_tree(scratch / "files")
-        for name in ("samples", "targets"):
-            _move_entries(scratch / "files" / name, folder / name)
-        write_synced(scratch / "record.json", canonical(built.record))
-        replace_synced(scratch / "record.json", folder / record_path(part))
+    place, name = built.place, part_name(built.part)
+    assert place.is_claimed_here(name), "store inside `with claim_part(...)`"
+    place.publish(built.contents, name=name)
+    place.put(record_path(built.part), canonical(built.record), name=name)
 
 
-def finish(folder: Path, plan: Plan) -> Document:
+def finish(where: Where, plan: Plan) -> Document:
     """Write the manifest, which makes the cache complete, and clear `.scratch/` away.
 
     Raises: IncompleteCache if parts are missing; CorruptPart if a committed one was damaged.
     """
-    check_complete(folder, plan)
-    for name, what in shared_faults(folder, plan):
-        raise CorruptPart(f"{folder}: {name}: {what}. Run the same command again to make it anew.")
-    with disk_errors(folder):
-        with claim(folder, "manifest", wait=True) as scratch:
-            assert scratch is not None, "a claim that waits is granted"
-            _check_sizes(folder, plan)
-            manifest = sealed(expected_manifest(folder, plan), key="digest")
-            content = canonical(manifest)
-            path = folder / MANIFEST_FILE
-            if not path.is_file() or read_file(path).tobytes() != content:
-                write_synced(scratch / MANIFEST_FILE, content)
-                replace_synced(scratch / MANIFEST_FILE, path)
-        sweep(folder)
+    place = as_place(where)
+    check_complete(place, plan)
+    for name, what in shared_faults(place, plan):
+        raise CorruptPart(f"{place}: {name}: {what}. Run the same command again to make it anew.")
+    with place.claim("manifest", wait=True):
+        _check_sizes(place, plan)
+        manifest = sealed(expected_manifest(place, plan), key="digest")
+        content = canonical(manifest)
+        if _content_of(place, MANIFEST_FILE) != content:
+            place.put(MANIFEST_FILE, content, name="manifest")
+    place.sweep()
     return manifest
 
 
-def _write_if_absent(folder: Path, plan: Plan) -> None:
-    with claim(folder, "plan", wait=True) as scratch:
-        assert scratch is not None, "a claim that waits is granted"
-        if not (folder / PLAN_FILE).exists():
-            write_synced(scratch / PLAN_FILE, plan_bytes(plan))
-            replace_synced(scratch / PLAN_FILE, folder / PLAN_FILE)
+def _content_of(place: Place, path: str) -> bytes | None:
+    return None if place.size(path) is None else place.read(path).tobytes()
+
+
+def _write_if_absent(place: Place, plan: Plan) -> None:
+    with place.claim("plan", wait=True):
+        if place.size(PLAN_FILE) is None:
+            place.put(PLAN_FILE, plan_bytes(plan), name="plan")
 
 
 def _check_content(
-    folder: Path, plan: Plan, part: int, samples: SampleTable, arrays: Mapping[str, Array]
+    place: Place, plan: Plan, part: int, samples: SampleTable, arrays: Mapping[str, Array]
 ) -> None:
     rows = len(plan.part_range(part))
     columns: dict[str, tuple[Array, str, tuple[int, ...]]] = {
@@ -229,7 +206,7 @@ def _check_content(
         "labels": (samples.labels, "int64", (rows,)),
         "positions": (samples.positions, "int32", (rows,)),
     }
-    where = f"{folder}: part {part}"
+    where = f"{place}: part {part}"
     if len(samples) != rows:
         raise CacheError(f"{where}: {len(samples)} sample ids for {rows} rows")
     for name, (array, dtype, shape) in columns.items():
@@ -244,11 +221,11 @@ def _check_content(
         _check_array(f"{where}: field '{field.name}'", arrays[field.name], field.dtype, shape)
 
 
-def _check_statistics(folder: Path, part: int, statistics: Statistics) -> None:
+def _check_statistics(place: Place, part: int, statistics: Statistics) -> None:
     for name, value in statistics.items():
         if type(value) not in (int, float) or not math.isfinite(value):
             raise CacheError(
-                f"{folder}: part {part}: statistics.{name} is {value!r}, not a finite number"
+                f"{place}: part {part}: statistics.{name} is {value!r}, not a finite number"
             )
 
 
@@ -259,23 +236,16 @@ def _check_array(where: str, array: Array, dtype: str, shape: tuple[int, ...]) -
         )
 
 
-def _move_entries(source: Path, target: Path) -> None:
-    for entry in sorted(source.iterdir()):
-        remove(target / entry.name)
-        os.rename(entry, target / entry.name)
-    sync_folder(target)
-
-
-def _check_sizes(folder: Path, plan: Plan) -> None:
+def _check_sizes(place: Place, plan: Plan) -> None:
     """Look, without reading them, that no file of a committed part was lost or cut since."""
-    for part in range(plan.part_count):
-        record, _ = read_record(folder, plan, part)
+    sizes = place.sizes(("samples", "targets"))
+    for record, _ in read_records(place, plan):
         for entry in record["files"]:
-            path = folder / entry["path"]
-            size = path.stat().st_size if path.is_file() else None
+            size = sizes(entry["path"])
             if size != entry["size_bytes"]:
+                part = record["part"]
                 fault = "is missing" if size is None else f"{size} of {entry['size_bytes']} bytes"
                 raise CorruptPart(
-                    f"{folder}: part {part}: {entry['path']}: {fault}. Delete {record_path(part)} "
+                    f"{place}: part {part}: {entry['path']}: {fault}. Delete {record_path(part)} "
                     "and run the same command again to make it anew."
                 )

@@ -8,16 +8,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CacheError, CorruptPart
 from pipeline.store.backends import BACKENDS
 from pipeline.store.backends.parquet import read_samples
 from pipeline.store.cache import open_files
-from pipeline.store.claims import SCRATCH
 from pipeline.store.documents import Document
-from pipeline.store.files import NamedFiles, files_below
+from pipeline.store.files import NamedFiles
+from pipeline.store.places import SCRATCH, Place, Where, as_place
 from pipeline.store.plan import Plan
 from pipeline.store.records import (
     MANIFEST_FILE,
@@ -57,36 +56,38 @@ class Fault:
 MapParts = Callable[[Callable[[int], list[Fault]], Iterable[int]], Iterable[list[Fault]]]
 
 
-def find_faults(folder: Path, map_parts: MapParts = map) -> list[Fault]:
+def find_faults(where: Where, map_parts: MapParts = map) -> list[Fault]:
     """List everything that is wrong with a cache; an empty list proves it whole.
 
     `map_parts` checks the parts: `map`, or that of a pool of threads.
 
     Raises: CacheError if there is no cache at `folder`.
     """
+    place = as_place(where)
     try:
-        plan = read_plan(folder)
+        plan = read_plan(place)
     except CorruptPart as error:
-        what = _without(error, f"{folder / PLAN_FILE}: ")
+        what = _without(error, f"{place}/{PLAN_FILE}: ")
         return [Fault(None, PLAN_FILE, f"{what}; without it the parts cannot be checked")]
-    shared = [Fault(None, path, what) for path, what in shared_faults(folder, plan)]
-    faults = [*_check_manifest(folder, plan), *shared, *_foreign_files(folder, plan)]
-    for found in map_parts(partial(check_part, folder, plan), range(plan.part_count)):
+    shared = [Fault(None, path, what) for path, what in shared_faults(place, plan)]
+    faults = [*_check_manifest(place, plan), *shared, *_foreign_files(place, plan)]
+    for found in map_parts(partial(check_part, place, plan), range(plan.part_count)):
         faults += found
     return faults
 
 
-def check_part(folder: Path, plan: Plan, part: int) -> list[Fault]:
+def check_part(where: Where, plan: Plan, part: int) -> list[Fault]:
     """List everything that is wrong with one part.
 
     Raises: CacheError if its files may not be read.
     """
+    place = as_place(where)
     try:
-        record, _ = read_record(folder, plan, part)
+        record, _ = read_record(place, plan, part)
     except CorruptPart as error:
         path = record_path(part)
-        return [Fault(part, path, _without(error, f"{folder}: part {part}: {path}: "))]
-    files = open_files(folder, part, record, check=True)
+        return [Fault(part, path, _without(error, f"{place}: part {part}: {path}: "))]
+    files = open_files(place, part, record, check=True)
     faults = [*_check_files(files, part), *_surplus_files(files, part)]
     return faults or list(_check_content(plan, record, files, part))
 
@@ -96,17 +97,17 @@ def _check_files(files: NamedFiles, part: int) -> Iterator[Fault]:
         try:
             files(path)
         except CorruptPart as error:
-            prefix = f"{files.folder}: part {part}: {path}: "
+            prefix = f"{files.place}: part {part}: {path}: "
             yield Fault(part, path, _without(error, prefix))
 
 
 def _surplus_files(files: NamedFiles, part: int) -> Iterator[Fault]:
     for ending in _ENDINGS["targets"]:
         path = f"{targets_stem(part)}{ending}"
-        root = files.folder / path
-        found = [f"{path}/{name}" for name in files_below(root)] if root.is_dir() else [path]
-        for name in found:
-            if (files.folder / name).exists() and name not in files.entries:
+        below = [f"{path}/{name}" for name in files.place.files(path)]
+        alone = [path] if files.place.size(path) is not None else []
+        for name in (*below, *alone):
+            if name not in files.entries:
                 yield Fault(part, name, _FOREIGN)
 
 
@@ -123,20 +124,20 @@ def _check_content(plan: Plan, record: Document, files: NamedFiles, part: int) -
         path = targets_stem(part)
         BACKENDS[plan.backend].read(trusted, path, plan.fields, lengths)
     except CorruptPart as error:
-        yield Fault(part, path, _without(error, f"{files.folder}: part {part}: "))
+        yield Fault(part, path, _without(error, f"{files.place}: part {part}: "))
 
 
-def _check_manifest(folder: Path, plan: Plan) -> Iterator[Fault]:
-    if not (folder / MANIFEST_FILE).is_file():
+def _check_manifest(place: Place, plan: Plan) -> Iterator[Fault]:
+    if place.size(MANIFEST_FILE) is None:
         yield Fault(None, MANIFEST_FILE, "is missing: the cache is not complete")
         return
     try:
-        manifest = read_manifest(folder, plan)
+        manifest = read_manifest(place, plan)
     except CacheError as error:
-        yield Fault(None, MANIFEST_FILE, _without(error, f"{folder}: {MANIFEST_FILE}: "))
+        yield Fault(None, MANIFEST_FILE, _without(error, f"{place}: {MANIFEST_FILE}: "))
         return
     try:
-        expected: dict[str, Any] = expected_manifest(folder, plan)
+        expected: dict[str, Any] = expected_manifest(place, plan)
     except CorruptPart:
         return  # the part itself reports its record
     for key, value in expected.items():
@@ -144,18 +145,19 @@ def _check_manifest(folder: Path, plan: Plan) -> Iterator[Fault]:
             yield Fault(None, MANIFEST_FILE, f"'{key}' does not follow from the records")
 
 
-def _foreign_files(folder: Path, plan: Plan) -> Iterator[Fault]:
-    for path in sorted(folder.iterdir()):
-        if path.name in _ENDINGS and path.is_dir():
-            for inner in sorted(path.iterdir()):
-                if not _belongs(inner.name, _ENDINGS[path.name], plan):
-                    yield Fault(None, f"{path.name}/{inner.name}", _FOREIGN)
-        elif path.name == SHARED and path.is_dir() and shared_paths(plan):
-            found = {f"{SHARED}/{name}" for name in files_below(path)}
-            for name in sorted(found - shared_paths(plan)):
-                yield Fault(None, name, _FOREIGN)
-        elif path.name not in (PLAN_FILE, MANIFEST_FILE, SCRATCH):
-            yield Fault(None, path.name, _FOREIGN)
+def _foreign_files(place: Place, plan: Plan) -> Iterator[Fault]:
+    for name in place.names():
+        inner = place.names(name)
+        if name in _ENDINGS and inner:
+            for each in inner:
+                if not _belongs(each, _ENDINGS[name], plan):
+                    yield Fault(None, f"{name}/{each}", _FOREIGN)
+        elif name == SHARED and inner and shared_paths(plan):
+            found = {f"{SHARED}/{each}" for each in place.files(SHARED)}
+            for each in sorted(found - shared_paths(plan)):
+                yield Fault(None, each, _FOREIGN)
+        elif name not in (PLAN_FILE, MANIFEST_FILE, SCRATCH, *_ENDINGS):
+            yield Fault(None, name, _FOREIGN)
 
 
 def _belongs(name: str, endings: tuple[str, ...], plan: Plan) -> bool:

@@ -3,12 +3,13 @@
 Knows how the three belong together. Does not open the files of arrays, and writes nothing.
 """
 
-import os
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
 from pipeline.store.documents import Document, parse_sealed, sha256
-from pipeline.store.files import read_file
+from pipeline.store.places import Place, Where, as_place
 from pipeline.store.plan import FORMAT, VERSION, Plan, check_format, parse_plan, part_name
 
 PLAN_FILE = "plan.json"
@@ -24,54 +25,58 @@ _MANIFEST_KEYS = {
     *("rows", "positions", "size_bytes", "statistics", "digest"),
 }
 _SHOWN = 8
+# Records in memory at once.
+_TOGETHER = 1024
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(where: Where) -> Plan:
     """Read the plan of a cache, complete or not.
 
     Raises: CacheError if there is none; CorruptPart if it was changed.
     """
-    path = folder / PLAN_FILE
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
-        make = "" if folder.exists() else ", or make it with `pipeline cache-teacher RECIPE`"
-        raise CacheError(f"{folder}: {what}. Name the folder of a cache{make}.")
-    if not path.is_file():
-        raise CacheError(f"{folder}: is not a cache: it has no {PLAN_FILE}. Name another folder.")
-    return parse_plan(read_file(path).tobytes(), where=str(path))
+    place = as_place(where)
+    if what := place.missing():
+        make = ", or make it with `pipeline cache-teacher RECIPE`" if "no such" in what else ""
+        raise CacheError(f"{place}: {what}. Name the folder of a cache{make}.")
+    if place.size(PLAN_FILE) is None:
+        raise CacheError(f"{place}: is not a cache: it has no {PLAN_FILE}. Name another folder.")
+    return parse_plan(place.read(PLAN_FILE).tobytes(), where=f"{place}/{PLAN_FILE}")
 
 
-def missing_parts(folder: Path, plan: Plan) -> list[int]:
+def is_planned(where: Where) -> bool:
+    """Whether a cache was begun there."""
+    return as_place(where).size(PLAN_FILE) is not None
+
+
+def missing_parts(where: Where, plan: Plan) -> list[int]:
     """List the parts without a record, in order."""
-    try:
-        there = set(os.listdir(folder / "parts"))
-    except FileNotFoundError:
-        there = set()
+    there = set(as_place(where).names("parts"))
     return [part for part in range(plan.part_count) if f"{part_name(part)}.json" not in there]
 
 
-def check_complete(folder: Path, plan: Plan) -> None:
+def check_complete(where: Where, plan: Plan) -> None:
     """Refuse a cache with parts that have no record yet.
 
     Raises: IncompleteCache with the missing parts as ranges.
     """
-    if missing := missing_parts(folder, plan):
+    place = as_place(where)
+    if missing := missing_parts(place, plan):
         raise IncompleteCache(
-            f"{folder}: not complete: {len(missing)} of {plan.part_count} parts are missing "
+            f"{place}: not complete: {len(missing)} of {plan.part_count} parts are missing "
             f"({_ranges(missing)}). {GO_ON}"
         )
 
 
-def read_record(folder: Path, plan: Plan, part: int) -> tuple[Document, str]:
+def read_record(place: Place, plan: Plan, part: int) -> tuple[Document, str]:
     """Read the record of a part, and the SHA-256 of its bytes.
 
     Raises: CorruptPart if it is missing, was changed, or belongs to another plan or part.
     """
-    path = folder / record_path(part)
-    where = f"{folder}: part {part}: {record_path(part)}"
-    if not path.is_file():
-        raise CorruptPart(f"{where}: is missing")
-    raw = read_file(path).tobytes()
+    where = f"{place}: part {part}: {record_path(part)}"
+    try:
+        raw = place.read(record_path(part)).tobytes()
+    except FileNotFoundError as error:
+        raise CorruptPart(f"{where}: is missing") from error
     record = parse_sealed(raw, where=where, key="digest")
     rows = plan.part_range(part)
     wanted = {
@@ -87,19 +92,19 @@ def read_record(folder: Path, plan: Plan, part: int) -> tuple[Document, str]:
     return record, sha256(raw)
 
 
-def read_manifest(folder: Path, plan: Plan) -> Document:
+def read_manifest(place: Place, plan: Plan) -> Document:
     """Read the manifest and check that it belongs to the plan.
 
     Raises: CorruptPart if it was changed or belongs to another plan.
     """
-    where = f"{folder}: {MANIFEST_FILE}"
-    raw = read_file(folder / MANIFEST_FILE).tobytes()
+    where = f"{place}: {MANIFEST_FILE}"
+    raw = place.read(MANIFEST_FILE).tobytes()
     manifest = parse_sealed(raw, where=where, key="digest")
     check_format(manifest, where=where)
     _check_keys(where, manifest, _MANIFEST_KEYS)
     wanted = {
         "fingerprint": plan.fingerprint,
-        "plan_sha256": sha256(read_file(folder / PLAN_FILE).tobytes()),
+        "plan_sha256": sha256(place.read(PLAN_FILE).tobytes()),
         "rows": plan.rows,
     }
     for key, value in wanted.items():
@@ -111,15 +116,28 @@ def read_manifest(folder: Path, plan: Plan) -> Document:
     return manifest
 
 
-def expected_manifest(folder: Path, plan: Plan) -> Document:
+def read_records(place: Place, plan: Plan) -> Iterator[tuple[Document, str]]:
+    """Read all records in order; of an object store many at a time, for each waits its turn.
+
+    Raises: CorruptPart if one is missing or was changed.
+    """
+    read = partial(read_record, place, plan)
+    if place.parallel == 1:
+        yield from map(read, range(plan.part_count))
+        return
+    with ThreadPoolExecutor(place.parallel) as pool:
+        for start in range(0, plan.part_count, _TOGETHER):
+            yield from pool.map(read, range(start, min(start + _TOGETHER, plan.part_count)))
+
+
+def expected_manifest(place: Place, plan: Plan) -> Document:
     """Work out what the manifest must say, but for its seal, from the plan and the records.
 
     Raises: CorruptPart if a record is missing or was changed.
     """
     positions, size_bytes, digests = 0, 0, []
     statistics: dict[str, int | float] = {}
-    for part in range(plan.part_count):
-        record, digest = read_record(folder, plan, part)
+    for record, digest in read_records(place, plan):
         digests.append(digest)
         positions += record["positions"]
         size_bytes += sum(entry["size_bytes"] for entry in record["files"])
@@ -129,7 +147,7 @@ def expected_manifest(folder: Path, plan: Plan) -> Document:
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": plan.fingerprint,
-        "plan_sha256": sha256(read_file(folder / PLAN_FILE).tobytes()),
+        "plan_sha256": sha256(place.read(PLAN_FILE).tobytes()),
         "records": digests,
         "rows": plan.rows,
         "positions": positions,

@@ -3,28 +3,16 @@
 Knows how they lie on the disk and that the plan vouches for every byte, not what they mean.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from pathlib import Path
 
 from pipeline.errors import CorruptPart
 from pipeline.store.backends import BACKENDS
-from pipeline.store.claims import claim
 from pipeline.store.documents import Document
 from pipeline.store.fields import Array, Field
-from pipeline.store.files import (
-    Content,
-    FileEntry,
-    NamedFiles,
-    describe,
-    disk_errors,
-    remove,
-    sync_folder,
-    sync_tree,
-    write_files,
-)
+from pipeline.store.files import FileEntry, NamedFiles, describe
+from pipeline.store.places import Content, Place, Where, as_place
 from pipeline.store.plan import Plan
 
 SHARED = "shared"
@@ -58,24 +46,19 @@ def encode_shared(
     return Shared(about, contents)
 
 
-def write_shared(folder: Path, plan: Plan, shared: Shared) -> None:
+def write_shared(place: Place, plan: Plan, shared: Shared) -> None:
     """Write the shared files beside a plan that names them, if they are not there.
 
     Raises: CacheError if the disk refuses.
     """
     assert plan.about.get(SHARED) == shared.about, "the plan names other shared arrays"
-    with disk_errors(folder), claim(folder, SHARED, wait=True) as scratch:
-        assert scratch is not None, "a claim that waits is granted"
-        if not shared_faults(folder, plan):
-            return
-        write_files(scratch / "files", shared.contents)
-        sync_tree(scratch / "files")
-        remove(folder / SHARED)
-        os.rename(scratch / "files" / SHARED, folder / SHARED)
-        sync_folder(folder)
+    with place.claim(SHARED, wait=True):
+        if shared_faults(place, plan):
+            place.remove(SHARED)
+            place.publish(shared.contents, name=SHARED)
 
 
-def read_shared(folder: Path, plan: Plan) -> dict[str, Array]:
+def read_shared(where: Where, plan: Plan) -> dict[str, Array]:
     """Read the arrays that all parts share; none if the plan names none.
 
     Shapes: each (classes, *field.shape).
@@ -88,18 +71,19 @@ def read_shared(folder: Path, plan: Plan) -> dict[str, Array]:
         Field(one["name"], one["dtype"], tuple(one["shape"]), "classes") for one in about["fields"]
     ]
     return BACKENDS[plan.backend].read(
-        _files(folder, about), STEM, fields, {"classes": about["entries"]}
+        _files(as_place(where), about), STEM, fields, {"classes": about["entries"]}
     )
 
 
-def shared_faults(folder: Path, plan: Plan) -> list[tuple[str, str]]:
+def shared_faults(where: Where, plan: Plan) -> list[tuple[str, str]]:
     """List the shared files that are not what the plan says, and what is wrong with each."""
-    load, faults = _files(folder, plan.about.get(SHARED, {"files": []})), []
+    place = as_place(where)
+    load, faults = _files(place, plan.about.get(SHARED, {"files": []})), []
     for path in load.entries:
         try:
             load(path)
         except CorruptPart as error:
-            faults.append((path, str(error).removeprefix(f"{folder}: {path}: ")))
+            faults.append((path, str(error).removeprefix(f"{place}: {path}: ")))
     return faults
 
 
@@ -108,6 +92,6 @@ def shared_paths(plan: Plan) -> set[str]:
     return {entry["path"] for entry in plan.about.get(SHARED, {"files": []})["files"]}
 
 
-def _files(folder: Path, about: Document) -> NamedFiles:
+def _files(place: Place, about: Document) -> NamedFiles:
     entries: dict[str, FileEntry] = {entry["path"]: entry for entry in about["files"]}
-    return NamedFiles(folder=folder, where="", entries=entries, check=True)
+    return NamedFiles(place=place, where="", entries=entries, check=True)

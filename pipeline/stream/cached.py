@@ -77,7 +77,7 @@ def open_cached(
     Raises: SampleError if it holds none; CacheError if there is no complete cache; CorruptPart if
         a part of it is damaged.
     """
-    cache = open_cache(base / path)
+    cache = open_cache(path if "://" in path else base / path)
     tokens = _tokens(name, cache)
     named = class_names or cache.plan.about["class_names"]
     fields = [field for field in cache.plan.fields if field.name in ROW]

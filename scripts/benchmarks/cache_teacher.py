@@ -53,7 +53,7 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
     started = time.perf_counter()
     work = plan_cache(load_recipe(recipe, overrides), quiet=True)
     startup_s = time.perf_counter() - started
-    folders = (work.folder.with_name(f"{name}-{number}") for number in count())
+    folders = (Path(f"{work.folder}-{name}-{number}") for number in count())
     batches = list(_batches(work))
     rounds = options.rounds + (not options.quick)  # one for warmth
     pairs = [_round(replace(work, folder=next(folders)), batches) for _ in range(rounds)]

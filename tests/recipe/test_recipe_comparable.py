@@ -10,6 +10,7 @@ from pipeline.recipe.schema import Table
 
 # Where or how fast work runs; everything else can change what comes out.
 LEFT_OUT = {
+    *(("SpoolTable", "path"), ("SpoolTable", "max_bytes")),
     *(("ParquetData", "path"), ("ImagesData", "path"), ("ArraysData", "path")),
     *(("ArraysData", name) for name in ("inputs", "labels", "ids")),
     *(("IdxData", name) for name in ("images", "labels")),

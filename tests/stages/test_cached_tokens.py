@@ -147,7 +147,8 @@ def test_another_teacher_answers_for_the_tokens_of_a_cache(text_lab: Lab) -> Non
     assert first.plan.settings == second.plan.settings
     assert first.plan.fingerprint != second.plan.fingerprint  # each says what it was made from
     record = "parts/00001.json"
-    files = [json.loads((cache.path / record).read_text())["files"] for cache in (first, second)]
+    folders = (text_lab.cache, text_lab.folder / "second")
+    files = [json.loads((folder / record).read_text())["files"] for folder in folders]
     assert files[0] == files[1]
 
 

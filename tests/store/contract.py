@@ -89,8 +89,8 @@ def part_content(plan: Plan, part: int) -> tuple[SampleTable, dict[str, Array]]:
 
 def write_part(folder: Path, plan: Plan, part: int) -> bool:
     """Claim and commit a part, unless others hold it."""
-    with claim_part(folder, part) as scratch:
-        if scratch is None:
+    with claim_part(folder, part) as is_ours:
+        if not is_ours:
             return False
         samples, arrays = part_content(plan, part)
         statistics = {"entries": part + 1, "mass": 0.1 * part}
@@ -115,8 +115,8 @@ def share_cache(folder: Path, plan: Plan, pause_s: float) -> list[int]:
     while missing := missing_parts(folder, plan):
         before = len(made)
         for part in missing:
-            with claim_part(folder, part) as scratch:
-                if scratch is not None:
+            with claim_part(folder, part) as is_ours:
+                if is_ours:
                     time.sleep(pause_s)
                     samples, arrays = part_content(plan, part)
                     commit_part(folder, plan, part, samples, arrays, {"entries": part + 1})

@@ -127,21 +127,21 @@ def test_writers_at_once_share_the_parts(backend: str, tmp_path: Path) -> None:
 
 def test_threads_cannot_claim_a_part_twice(tmp_path: Path) -> None:
     write_plan(tmp_path / "cache", contract.tiny_plan())
-    claimed: list[Path | None] = []
+    claimed = list[bool]()
 
     def try_to_claim() -> None:
-        with claim_part(tmp_path / "cache", 1) as scratch:
-            claimed.append(scratch)
+        with claim_part(tmp_path / "cache", 1) as is_ours:
+            claimed.append(is_ours)
 
-    with claim_part(tmp_path / "cache", 1) as scratch:
+    with claim_part(tmp_path / "cache", 1):
         thread = threading.Thread(target=try_to_claim)
         thread.start()
         thread.join()
-        with claim_part(tmp_path / "cache", 2) as other:
-            assert scratch != other
-    assert claimed == [None]
+        with claim_part(tmp_path / "cache", 2) as is_ours:
+            assert is_ours
+    assert claimed == [False]
     try_to_claim()
-    assert claimed[1] == scratch
+    assert claimed == [False, True]
     assert not (tmp_path / "cache" / ".scratch").exists()
 
 
@@ -158,9 +158,9 @@ def test_a_folder_that_others_clear_away_under_a_claim_is_made_again(
         mkdir(path, *arguments)
 
     monkeypatch.setattr(os, "mkdir", there_and_gone)
-    with claim_part(tmp_path / "cache", 0) as scratch:
-        assert scratch is not None
-        assert scratch.is_dir()
+    with claim_part(tmp_path / "cache", 0) as is_ours:
+        assert is_ours
+        assert (tmp_path / "cache/.scratch/00000").is_dir()
     assert len(refused) == 1
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import CacheError
 from pipeline.store import Field, Plan, find_faults, open_cache
 from pipeline.store.backends import BACKENDS
-from pipeline.store.files import read_file
+from pipeline.store.places.disk import read_file
 
 kinds = pytest.mark.parametrize(("backend", "compression"), contract.KINDS)
 
@@ -108,9 +108,9 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         opened.append(path.name)
         return read_file(path, into)
 
-    monkeypatch.setattr("pipeline.store.files.read_file", count)
+    monkeypatch.setattr("pipeline.store.places.folder.read_file", count)
     cache.read_part(0)
-    assert sorted(opened) == sorted([*["zarr.json"] * 5, *["c.0.0"] * 3, "c.0"])
+    assert sorted(opened) == sorted(["00000.json", *["zarr.json"] * 5, *["c.0.0"] * 3, "c.0"])
 
 
 @pytest.mark.parametrize("name", BACKENDS)

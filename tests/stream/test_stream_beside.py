@@ -308,7 +308,7 @@ def test_damage_in_a_further_cache_is_found_when_it_is_read(
 ) -> None:
     other = write(tmp_path / "a", seed=1, rows_per_part=6)
     stream = Stream(samples, caches[0], also=[other], batch_size=5, window_parts=1, seed=None)
-    targets = [path for path in other.path.rglob("*") if "logits" in path.as_posix()]
+    targets = [path for path in (tmp_path / "a").rglob("*") if "logits" in path.as_posix()]
     victim = max((path for path in targets if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1

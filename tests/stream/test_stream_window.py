@@ -93,7 +93,7 @@ def test_the_table_of_a_part_in_order_is_read_once(tmp_path: Path) -> None:
     finder = Finder(Locator(samples), len(samples))
     first = cache_window(cache, [0, 2], finder=finder, names=NAMES, check=True)
     for part in (0, 2):
-        (cache.path / f"samples/{part:05d}.parquet").unlink()
+        (tmp_path / "cache" / f"samples/{part:05d}.parquet").unlink()
     again = cache_window(cache, [0, 2], finder=finder, names=NAMES, check=True)
     assert again.indices.tolist() == first.indices.tolist()
     assert again.starts.tolist() == first.starts.tolist()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pipeline.store.backends import parquet, zarr
 from pipeline.store.fields import Array, Field
-from pipeline.store.files import Content, Load
+from pipeline.store.files import Load
+from pipeline.store.places import Content
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.store.fields import DIGEST_BYTES, UNLABELLED, Array, Field, SampleTable
-from pipeline.store.files import Content, Load
+from pipeline.store.files import Load
+from pipeline.store.places import Content
 
 ROW_GROUP_BYTES = 64 * 2**20
 _CODECS = {"none": "NONE", "lz4": "LZ4", "zstd": "ZSTD"}

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store.fields import Array, Field
-from pipeline.store.files import Content, Load
+from pipeline.store.files import Load
+from pipeline.store.places import Content
 
 # Large enough that opening a file costs nothing beside reading it.
 CHUNK_BYTES = 64 * 2**20

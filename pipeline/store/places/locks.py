@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import CacheError
-from pipeline.store.files import disk_errors, remove
+from pipeline.store.places.disk import disk_errors, remove
+from pipeline.store.places.place import SCRATCH
 
-SCRATCH = ".scratch"
 # A folder that others remove between our two system calls is made again; each turn means that
 # another writer got something done.
 _ATTEMPTS = 1000

@@ -1,0 +1,239 @@
+"""The objects below a prefix of an object store as the place of a cache.
+
+One client, obstore, for all that Zarr and Parquet need. It retries what fails on the way; what is
+left is said in plain words. An object appears whole, so nothing is written beside and renamed.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CacheError
+from pipeline.store.places.leases import Leases
+from pipeline.store.places.place import SCRATCH, Content
+
+# Requests in flight: each waits for the store, not for a processor.
+PARALLEL = 16
+# Of one request, with all its retries: a store that restarts is back by then.
+RETRY_S = 180
+# What nothing answers with for so long is asked again.
+REQUEST_S = 60
+SCHEMES = ("s3",)
+_REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A place in an object store; `url` names it, without a final slash.
+
+    `client` is of obstore, and below the prefix.
+    """
+
+    url: str
+    client: Any
+    leases: Leases
+    process: int
+
+    def __str__(self) -> str:
+        """Name it as the user did."""
+        return self.url
+
+    @property
+    def parallel(self) -> int:
+        """Many: a request takes milliseconds of waiting."""
+        return PARALLEL
+
+    def missing(self) -> str | None:
+        """Say why nothing can be there, or None if it exists."""
+        with self._told():
+            has_one = any(self._list_once(""))
+        return None if has_one else "there is no such folder"
+
+    def read(self, path: str, into: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Read a whole object. Shapes: returns (size_bytes,)."""
+        with self._told():
+            content = np.frombuffer(self.client.get(path).bytes(), np.uint8)
+        if into is None or into.nbytes != content.nbytes:
+            return content
+        into[:] = content
+        return into
+
+    def map(self, path: str) -> NDArray[np.uint8]:
+        """Read a whole object. Shapes: returns (size_bytes,)."""
+        return self.read(path)
+
+    def size(self, path: str) -> int | None:
+        """Give the size of an object in bytes, None if there is no such object."""
+        try:
+            with self._told():
+                return int(self.client.head(path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def sizes(self, folders: Sequence[str]) -> Callable[[str], int | None]:
+        """List the folders, a thousand objects a request, and remember some 200 bytes of each."""
+        found: dict[str, int] = {}
+        for folder in folders:
+            found |= {each["path"]: each["size"] for each in self._list(folder)}
+        return found.get
+
+    def names(self, folder: str = "") -> list[str]:
+        """List what lies directly in a folder, sorted."""
+        with self._told():
+            listed = self.client.list_with_delimiter(prefix=folder or None)
+        paths = [*listed["common_prefixes"], *(each["path"] for each in listed["objects"])]
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in paths})
+
+    def files(self, folder: str) -> list[str]:
+        """List all objects below a folder by their path relative to it, sorted."""
+        return sorted(each["path"].removeprefix(f"{folder}/") for each in self._list(folder))
+
+    def begin(self) -> None:
+        """Find out whether it can be written, and whether it can keep two writers apart."""
+        path = f"{SCRATCH}/probe-{uuid4().hex}"
+        with self._told():
+            is_first, is_second = (self.leases.create(path, b"probe") for _ in range(2))
+            self.client.delete([path])
+        if not is_first or is_second:
+            raise CacheError(
+                f"{self.url}: this store does not honour `If-None-Match: *`, so it cannot keep two "
+                "writers apart. Cache into a folder and copy it there when it is complete: what "
+                "reads it needs no such writes."
+            )
+
+    def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
+        """Lease a name for as long as this process renews it."""
+        return self.leases.claim(name, wait=wait, told=self._told)
+
+    def is_claimed_here(self, name: str) -> bool:
+        """Whether a thread of this process holds a name."""
+        return self.leases.is_held(name)
+
+    def put(self, path: str, content: bytes, *, name: str) -> None:
+        """Write an object."""
+        with self._told():
+            self.client.put(path, content, use_multipart=False)
+
+    def publish(self, contents: Sequence[Content], *, name: str) -> None:
+        """Write objects, many at a time."""
+
+        def write(content: Content) -> None:
+            self.client.put(content[0], bytes(content[1]), use_multipart=False)
+
+        with self._told():
+            _in_threads(write, contents)
+
+    def remove(self, path: str) -> None:
+        """Remove an object and all below it."""
+        below = [each["path"] for each in self._list(path)]
+        with self._told():
+            self.client.delete([path, *below])
+
+    def sweep(self) -> None:
+        """Remove what dead writers left in `.scratch/`."""
+        with self._told():
+            self.leases.sweep()
+
+    def _list(self, folder: str) -> Iterator[dict[str, Any]]:
+        with self._told():
+            for block in self.client.list(prefix=folder or None):
+                yield from block
+
+    def _list_once(self, folder: str) -> Iterable[Any]:
+        listed = self.client.list_with_delimiter(prefix=folder or None)
+        return [*listed["common_prefixes"], *listed["objects"]]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what the client raises into words, and what is absent into FileNotFoundError.
+
+        Raises: CacheError naming the bucket and what to do.
+        """
+        from obstore.exceptions import BaseError
+
+        if os.getpid() != self.process:
+            raise CacheError(
+                f"{self.url}: a forked process cannot use its parent's connections to the store. "
+                "Use a DataLoader without workers, or one whose workers are spawned."
+            )
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise CacheError(
+                    f"{self.url}: there is no such bucket. Make it, or name another one."
+                ) from error
+            raise
+        except (BaseError, PermissionError) as error:
+            raise CacheError(f"{self.url}: {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Say what went wrong, shortly, and what to do."""
+    text = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    named = f" ({code[1]})" if code else ""
+    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+        return (
+            f"the store refuses these credentials{named}. Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN) to ones that may read and write there."
+        )
+    if "NoSuchBucket" in text:
+        return "there is no such bucket. Make it, or name another one."
+    first = text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+    return (
+        f"the store does not answer as it should: {first}\n"
+        "  Look at AWS_ENDPOINT_URL and AWS_REGION, then run the same command again; what was "
+        "finished is kept."
+    )
+
+
+def _in_threads(write: Callable[[Content], None], contents: Sequence[Content]) -> None:
+    with ThreadPoolExecutor(min(PARALLEL, max(1, len(contents)))) as pool:
+        list(pool.map(write, contents))
+
+
+def open_bucket(url: str) -> Bucket:
+    """Open a place such as s3://bucket/prefix; one client a process and place.
+
+    Credentials, region and endpoint are read from the AWS_* variables.
+
+    Raises: CacheError if the address is not one of these, or obstore is not installed.
+    """
+    return _open(url.rstrip("/"), os.getpid())
+
+
+@lru_cache
+def _open(url: str, process: int) -> Bucket:
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc or not parts.path.strip("/"):
+        raise CacheError(f"{url}: is no place of a cache; give a path, or s3://BUCKET/PREFIX.")
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise CacheError(
+            f"{url}: object stores need obstore. Install it: pip install 'teacher-logit-cache[s3]'"
+        ) from error
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    client = from_url(
+        url,
+        **options,
+        client_options={
+            "timeout": timedelta(seconds=REQUEST_S),
+            "allow_http": bool(endpoint) and str(endpoint).startswith("http://"),
+        },
+        retry_config={"max_retries": 20, "retry_timeout": timedelta(seconds=RETRY_S)},
+    )
+    return Bucket(url, client, Leases(client), process)

@@ -1,0 +1,120 @@
+"""Copies of files from an object store on a disk nearby: bounded, shared by processes, kept.
+
+A copy is named by the SHA-256 that its record says, so copies serve every cache and run, and are
+never out of date. Those used longest ago make room for new ones. Room is set aside before a copy is
+written, under a lock, so that all copies together never take more than was allowed.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import CacheError
+from pipeline.store.places.disk import disk_errors, map_file, read_file
+from pipeline.store.places.place import Place
+
+LOCK_FILE = ".lock"
+PARTIAL = ".partial"
+# A copy that was begun so long ago was left by a dead process.
+ABANDONED_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Copies below `folder`, of at most `max_bytes` together."""
+
+    folder: Path
+    max_bytes: int
+
+    def fetch(self, place: Place, path: str, sha256: str, size_bytes: int) -> Path | None:
+        """Copy a file here unless it is here.
+
+        Gives None if it is larger than all that is allowed, or not what its digest says.
+
+        Raises: FileNotFoundError or CacheError as the place does; CacheError if this disk refuses.
+        """
+        copy = self.folder / sha256
+        if size_bytes > self.max_bytes:
+            return None
+        with suppress(FileNotFoundError):
+            os.utime(copy)  # used last now
+            return copy
+        content = place.read(path)
+        if hashlib.sha256(content.data).hexdigest() != sha256:
+            return None
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f"{sha256}.{os.getpid()}-{time.monotonic_ns()}{PARTIAL}"
+            self._set_aside(content.nbytes, partial)
+            partial.write_bytes(content.data)
+            os.replace(partial, copy)
+        return copy
+
+    def read(
+        self, copy: Path, into: NDArray[np.uint8] | None, *, mapped: bool
+    ) -> NDArray[np.uint8]:
+        """Read or map a copy. Shapes: returns (size_bytes,)."""
+        return map_file(copy) if mapped and into is None else read_file(copy, into)
+
+    def drop(self, copy: Path) -> None:
+        """Remove a copy that is not what it should be."""
+        copy.unlink(missing_ok=True)
+
+    def _set_aside(self, size_bytes: int, partial: Path) -> None:
+        """Make room, and take it by an empty file of that size, which counts from now on."""
+        with self._locked() as lock:
+            total = _total_of(lock)
+            if total is None or total + size_bytes > self.max_bytes:
+                total = self._make_room(size_bytes)
+            with partial.open("wb") as file:
+                file.truncate(size_bytes)
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(total + size_bytes).encode())
+
+    def _make_room(self, size_bytes: int) -> int:
+        """Remove what was used longest ago; gives the bytes that are left."""
+        copies = sorted(self._copies(), key=lambda each: each[1].st_mtime)
+        total, now = sum(each[1].st_size for each in copies), time.time()
+        for path, found in copies:
+            is_partial = path.name.endswith(PARTIAL)
+            if total + size_bytes <= self.max_bytes:
+                break
+            if not is_partial or now - found.st_mtime > ABANDONED_S:
+                path.unlink(missing_ok=True)
+                total -= found.st_size
+        if total + size_bytes > self.max_bytes:
+            raise CacheError(
+                f"{self.folder}: {self.max_bytes:,} bytes are too few for what is copied here at "
+                "the same time. Allow more in spool.max_bytes."
+            )
+        return total
+
+    def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
+        with os.scandir(self.folder) as found:
+            for each in found:
+                if each.name != LOCK_FILE:
+                    with suppress(FileNotFoundError):  # another process made room meanwhile
+                        yield Path(each.path), each.stat()
+
+    @contextmanager
+    def _locked(self) -> Iterator[FileIO]:
+        with open(self.folder / LOCK_FILE, "ab+", buffering=0) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+
+
+def _total_of(lock: FileIO) -> int | None:
+    """Read what all copies took when the last one was made; None if nobody wrote it down."""
+    lock.seek(0)
+    told = lock.read()
+    return int(told) if told and told.isdigit() else None
