@@ -152,10 +152,18 @@ def pseudo_label(
 
 @pipeline.command("train-student")
 @recipe_options
+@click.option(
+    "--follow", is_flag=True, help="Begin while the cache is still being made (training.follow)."
+)
 @dry_run_option("the first optimiser step")
 @output_options
 def train_student(
-    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Train a student from a cache, on hard labels, or on both.
 
@@ -166,6 +174,8 @@ def train_student(
     import stages.train_student as stage
     from pipeline.recipe import load_recipe
 
+    if follow:
+        overrides = (*overrides, "training.follow=true")
     summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
     _show(stage, summary, as_json)
 

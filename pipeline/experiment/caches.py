@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from tempfile import gettempdir
 
+from pipeline.progress import say
 from pipeline.recipe import Recipe
 from pipeline.recipe.schema import SpoolTable
-from pipeline.store import Cache, Spool, open_cache
+from pipeline.store import Cache, Spool, follow_cache, open_cache
 
 
 def open_named(recipe: Recipe, place: str) -> Cache:
@@ -16,7 +17,16 @@ def open_named(recipe: Recipe, place: str) -> Cache:
     """
     table = recipe.spool or SpoolTable()
     folder = recipe.locate(table.path) if table.path else _default_folder()
-    return open_cache(recipe.locate_cache(place), Spool(folder, table.max_bytes))
+    where, spool = recipe.locate_cache(place), Spool(folder, table.max_bytes)
+    if is_followed(recipe, place):
+        return follow_cache(where, spool, tell=say)
+    return open_cache(where, spool)
+
+
+def is_followed(recipe: Recipe, place: str) -> bool:
+    """Whether a cache is to be read while it is made."""
+    is_taught = recipe.cache is not None and recipe.cache.path == place
+    return is_taught and recipe.training is not None and recipe.training.follow
 
 
 def _default_folder() -> Path:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import FingerprintMismatch, SampleError, list_differences
 from pipeline.experiment.caches import open_named
 from pipeline.labelling import PseudoLabelTable, open_table
@@ -174,13 +176,31 @@ def join_data(
         more = len(samples) - count
         say(f"data.{name}: {more} samples are not in {cache.path}, so they are not used", quiet)
     fresh = _fresh_views(recipe, name, samples)
-    with progress(f"comparing data.{name}", total=count, quiet=quiet) as advance:
+    if cache.is_growing:
+        known |= _check_source(recipe, name, cache, quiet=quiet)
+    is_read = cache.is_growing  # and compared by its digest
+    with progress(f"comparing data.{name}", total=count, quiet=quiet or is_read) as advance:
         stream = Stream(samples, cache, also=others, advance=advance, fresh=fresh, **options)
     highest, labels = _labels(samples, cache)
     identity = {**known, "cache": cache.digest, "labels": labels, **_teachers(stream)}
     if fresh:
         identity["views"] = fresh.settings
     return Joined(stream, highest, identity)
+
+
+def _check_source(recipe: Recipe, name: str, cache: Cache, *, quiet: bool) -> dict[str, Any]:
+    """Prove that data is what a cache that is still being made was planned for.
+
+    Raises: SampleError if it is not.
+    """
+    here, there = scan_data(recipe, name, quiet=quiet).scan.digest, cache.plan.settings["data"]
+    if here != there["digest"]:
+        raise SampleError(
+            f"{cache.path}: is being made of other data than data.{name}: its digest is "
+            f"{there['digest'][:16]}, here {here[:16]}. Give the very data that the teacher reads, "
+            "or leave training.follow out and start once the cache is complete."
+        )
+    return {"follow": True}
 
 
 def _open_table(recipe: Recipe, name: str, place: str) -> PseudoLabelTable:
@@ -211,6 +231,10 @@ def _labels(samples: Samples, cache: Cache) -> tuple[int, str]:
 
     They are the dataset's own, which may have been added or mended since the teacher ran.
     """
+    if cache.is_growing:  # of the very data, which was read just now
+        labels = read_labels(samples, np.arange(len(samples)))
+        own = hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+        return max(_highest_token(samples), int(labels.max())), own
     locator, highest, digest, hint = Locator(samples), _highest_token(samples), hashlib.sha256(), 0
     left = cache.plan.rows // _view_count(cache)  # of the first view; others have the same labels
     for part in range(cache.plan.part_count):

@@ -195,6 +195,11 @@ def _source_problems(written: Mapping[str, Any]) -> Iterable[str]:
     for key in ("data", "batch_size", "teachers"):
         if sources and key in training:
             yield f"training.{key}: is what training.sources says of each dataset; leave it out"
+    if training.get("follow") and (sources or "teachers" in training or "cache" not in written):
+        yield (
+            "training.follow: one cache can be followed while it is made, that of [cache]; leave "
+            "it out with training.sources, training.teachers, or no [cache]"
+        )
     if any("pseudo_labels" in each for each in sources):
         return
     for number, loss in enumerate(losses):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PrivateAttr
 
+from pipeline.errors import RecipeError
 from pipeline.recipe.features import Feature
 from pipeline.recipe.generate import Generate
 from pipeline.recipe.losses import Loss
@@ -60,7 +61,13 @@ class Recipe(Table):
         return place if "://" in place else self.locate(place)
 
     def locate(self, place: str) -> Path:
-        """Turn a path of the recipe into one of this process, as short as it can be said."""
+        """Turn a path of the recipe into one of this process, as short as it can be said.
+
+        Raises: RecipeError for an address.
+        """
+        if "://" in place:
+            line = f"{place}: only caches may lie in an object store; give a path"
+            raise RecipeError(self.file, [line])
         path = self.base / place
         short = Path(os.path.normpath(path))
         # "a/../b" is not "b" where a is a symbolic link.

@@ -64,6 +64,8 @@ class Training(Table):
     window_parts: Positive = 8
     # Of samples that the teacher saw as they are, "fresh" shows the student views all the same.
     views: Literal["replay", "fresh"] = "replay"
+    # Begin while the teacher still works: the first epoch takes the parts as they are made.
+    follow: bool = False
     group_by_length: bool = False
     evaluate_every: Positive | None = None
     patience: Positive | None = None

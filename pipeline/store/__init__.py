@@ -6,7 +6,7 @@ FORMAT.md beside this file is the specification. Writing: `write_plan`, then for
 positions or rows, not what they mean, and needs zarr and pyarrow only when arrays are touched.
 """
 
-from pipeline.store.cache import Cache, open_cache
+from pipeline.store.cache import Cache, follow_cache, open_cache
 from pipeline.store.commit import (
     Built,
     build_part,
@@ -46,6 +46,7 @@ __all__ = [
     "encode_shared",
     "find_faults",
     "finish",
+    "follow_cache",
     "is_planned",
     "missing_parts",
     "open_cache",

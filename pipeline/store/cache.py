@@ -1,11 +1,12 @@
-"""Reading a complete cache: open it once, then read any part, checked against its record.
+"""Reading a cache: open it once, then read any part, checked against its record.
 
 Knows which bytes a part must have. Does not know what the arrays mean, nor in which order they are
 wanted, and keeps nothing that grows with the rows beyond one digest a part.
 """
 
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
@@ -19,6 +20,7 @@ from pipeline.store.plan import Plan
 from pipeline.store.records import (
     GO_ON,
     MANIFEST_FILE,
+    PLAN_FILE,
     check_complete,
     read_manifest,
     read_plan,
@@ -30,6 +32,8 @@ from pipeline.store.records import (
 from pipeline.store.shared import read_shared
 
 KEPT_RECORDS = 64
+# Between two looks at a part that is still being made.
+LOOK_AGAIN_S = 0.5
 
 
 def open_files(
@@ -49,13 +53,18 @@ def open_files(
 
 @dataclass(frozen=True)
 class Cache:
-    """A complete cache, opened. Safe to use from many threads and processes."""
+    """A complete cache, opened. Safe to use from many threads and processes.
+
+    One that is followed while it grows has an empty manifest, and `wait` is called before a part is
+    read; it returns once the part is there.
+    """
 
     path: Place
     plan: Plan
     manifest: Document
     # Copies of what is read, of caches in object stores.
     spool: Spool | None = None
+    wait: Callable[[int], None] | None = None
     # Of the parts read last: reading one and proving it takes as long as many rows of targets.
     _records: OrderedDict[int, Document] = field(
         default_factory=OrderedDict, repr=False, compare=False
@@ -63,8 +72,14 @@ class Cache:
 
     @property
     def digest(self) -> str:
-        """The manifest's digest, which stands for every byte of the cache."""
-        return str(self.manifest["digest"])
+        """The manifest's digest, which stands for every byte of the cache; of one that grows, the
+        plan's fingerprint, which will decide them."""
+        return str(self.manifest["digest"] if self.manifest else self.plan.fingerprint)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether parts may still be missing."""
+        return not self.manifest
 
     def read_part(
         self,
@@ -124,8 +139,10 @@ class Cache:
         return record, files
 
     def _read_record(self, part: int) -> Document:
+        if self.wait:
+            self.wait(part)
         record, digest = read_record(self.path, self.plan, part)
-        if digest != self.manifest["records"][part]:
+        if self.manifest and digest != self.manifest["records"][part]:
             raise CorruptPart(
                 f"{self.path}: part {part}: {record_path(part)}: is not the record that "
                 "the manifest names"
@@ -155,3 +172,30 @@ def open_cache(where: Where, spool: Spool | None = None) -> Cache:
         raise IncompleteCache(f"{place}: all parts are there, but no manifest yet. {GO_ON}")
     near = spool if place.parallel > 1 else None
     return Cache(path=place, plan=plan, manifest=read_manifest(place, plan), spool=near)
+
+
+def follow_cache(where: Where, spool: Spool | None = None, *, tell: Callable[[str], None]) -> Cache:
+    """Open a cache that may still be made, as soon as it has been planned.
+
+    Reading a part waits until it is there; `tell` is given a word about every wait.
+
+    Raises: CorruptPart if the plan was changed; CacheError if the place cannot be read.
+    """
+    place = as_place(where)
+    _wait_for(place, PLAN_FILE, "has not been planned yet; waiting for it", tell)
+    plan = read_plan(place)
+
+    def wait(part: int) -> None:
+        what = f"part {part} of {plan.part_count} is not there yet; waiting for it"
+        _wait_for(place, record_path(part), what, tell)
+
+    near = spool if place.parallel > 1 else None
+    return Cache(path=place, plan=plan, manifest={}, spool=near, wait=wait)
+
+
+def _wait_for(place: Place, path: str, what: str, tell: Callable[[str], None]) -> None:
+    if place.size(path) is not None:
+        return
+    tell(f"{place}: {what}")
+    while place.size(path) is None:
+        time.sleep(LOOK_AGAIN_S)

@@ -44,6 +44,8 @@ class Order:
     seed: int | None = 0
     views: int = 1
     picks: Picks | None = None
+    # The first epoch takes the parts as they lie, for they are still being made in that order.
+    rises_first: bool = False
 
     @property
     def epoch_rows(self) -> int:
@@ -63,7 +65,8 @@ class Order:
         """Order the parts of an epoch. Shapes: returns (parts with rows of its view,)."""
         first = self.view(epoch) * self.rows
         stop = -(-(first + self.rows) // self.rows_per_part)
-        return self._permute(np.arange(first // self.rows_per_part, stop), epoch, PARTS)
+        parts = np.arange(first // self.rows_per_part, stop)
+        return parts if self.rises_first and epoch == 0 else self._permute(parts, epoch, PARTS)
 
     def windows(self, epoch: int) -> list[Rows]:
         """Cut an epoch's parts into windows. Shapes: each (at most window_parts,)."""

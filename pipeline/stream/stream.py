@@ -38,6 +38,7 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
+from pipeline.stream.fetching import Fetcher
 from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
@@ -64,6 +65,8 @@ ROWS_PER_PART = 8192
 AHEAD = 2
 # Between the views of two copies of a row in one epoch: more than there are epochs.
 COPY_VIEWS = 2**32
+# Tables of samples that come from an object store while one is compared.
+TABLES_AHEAD = 32
 
 Digests = NDArray[np.uint8]
 # Samples as they are seen, and fields of their targets.
@@ -143,7 +146,15 @@ class Stream(IterableDataset[Batch]):
                 only_chosen=only_chosen,
                 advance=None if cache else advance,
             )
-        self.order = Order(rows, rows_per_part, window_parts, seed, kept, self._chosen)
+        self.order = Order(
+            rows,
+            rows_per_part,
+            window_parts,
+            seed,
+            kept,
+            self._chosen,
+            rises_first=cache is not None and cache.is_growing,
+        )
         self.spec = spec_of(cache) if cache else None
         self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
         self.caches = (cache, *also) if cache else ()
@@ -151,12 +162,14 @@ class Stream(IterableDataset[Batch]):
         self._soft, self._statistics = soft, statistics
         self._choose_fields(features, check=check)
         self._finder = Finder(Locator(samples), rows)
+        wanted = (*self._fields, *self._large.names)
+        self._fetcher = Fetcher(cache, wanted) if cache and cache.spool else None
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._window: tuple[tuple[int, ...], Window] | None = None
         self._places: tuple[tuple[int, ...], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
-        if cache and check:
+        if cache and check and not cache.is_growing:
             check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
 
     def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
@@ -251,6 +264,8 @@ class Stream(IterableDataset[Batch]):
             regroup=partial(self._regroup, epoch),
         )
         for piece in cut:
+            if self._fetcher:
+                self._fetcher.follow(self.order, epoch, piece.window)
             if (number - first) % share[1] == share[0]:
                 held.append(self._take(windows[piece.window], piece.places, epoch))
             if piece.ends_batch:
@@ -363,7 +378,9 @@ class Stream(IterableDataset[Batch]):
 
 def _identities(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]:
     """Read what the samples were, once each: by their first view."""
-    for part in range(-(-count // cache.plan.rows_per_part)):
+    parts, ahead = range(-(-count // cache.plan.rows_per_part)), Fetcher(cache, ())
+    for part in parts:
+        ahead.ask(parts[part : part + TABLES_AHEAD])
         table = cache.read_samples(part)
         left = count - part * cache.plan.rows_per_part
         yield table.ids[:left], table.digests[:left]
