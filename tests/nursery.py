@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ for line in sys.stdin:
         if answer == 0:
             os.dup2(os.open(request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             os.dup2(os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.environ.update(request["variables"])
             sys.argv = ["pipeline", *request["arguments"]]
             try:
                 pipeline.cli.main()
@@ -89,14 +90,15 @@ class Nursery:
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == "ready\n"
 
-    def start(self, *arguments: str) -> Child:
-        """Start a command line."""
+    def start(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Child:
+        """Start a command line, with some environment variables of its own."""
         self._born += 1
         output = self._folder / f"child{self._born}"
         for ending in (".stdout", ".stderr"):
             output.with_suffix(ending).touch()
         request: dict[str, object] = {
             "arguments": arguments,
+            "variables": dict(variables or {}),
             "stdout": str(output.with_suffix(".stdout")),
             "stderr": str(output.with_suffix(".stderr")),
         }

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from pipeline.store import (
     Field,
     Plan,
     SampleTable,
+    Where,
     claim_part,
     commit_part,
     finish,
@@ -37,6 +38,7 @@ FIELDS = (
     Field("embedding", "float16", (3,), "rows"),
 )
 KILLED = 99
+Given = TypeVar("Given", bound=Where)
 
 
 def tiny_plan(backend: str = "zarr", compression: str = "none", **changes: Any) -> Plan:
@@ -87,7 +89,7 @@ def part_content(plan: Plan, part: int) -> tuple[SampleTable, dict[str, Array]]:
     return samples, arrays
 
 
-def write_part(folder: Path, plan: Plan, part: int) -> bool:
+def write_part(folder: Where, plan: Plan, part: int) -> bool:
     """Claim and commit a part, unless others hold it."""
     with claim_part(folder, part) as is_ours:
         if not is_ours:
@@ -98,7 +100,7 @@ def write_part(folder: Path, plan: Plan, part: int) -> bool:
         return True
 
 
-def write_cache(folder: Path, plan: Plan, order: Sequence[int] | None = None) -> Path:
+def write_cache(folder: Given, plan: Plan, order: Sequence[int] | None = None) -> Given:
     """Write what is missing, in order of parts or in the order given, and finish."""
     write_plan(folder, plan)
     missing = missing_parts(folder, plan)
@@ -108,7 +110,7 @@ def write_cache(folder: Path, plan: Plan, order: Sequence[int] | None = None) ->
     return folder
 
 
-def share_cache(folder: Path, plan: Plan, pause_s: float) -> list[int]:
+def share_cache(folder: Where, plan: Plan, pause_s: float) -> list[int]:
     """Write parts beside other processes until all are there; returns those made here."""
     write_plan(folder, plan)
     made: list[int] = []

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CacheError
-from pipeline.store.places.leases import Leases
+from pipeline.store.places.leases import Leases, patiently
 from pipeline.store.places.place import SCRATCH, Content
 
 # Requests in flight: each waits for the store, not for a processor.
@@ -103,8 +103,8 @@ class Bucket:
         """Find out whether it can be written, and whether it can keep two writers apart."""
         path = f"{SCRATCH}/probe-{uuid4().hex}"
         with self._told():
-            is_first, is_second = (self.leases.create(path, b"probe") for _ in range(2))
-            self.client.delete([path])
+            is_first, is_second = (self.leases.create(path, uuid4().bytes) for _ in range(2))
+            patiently(lambda: self.client.delete(path))
         if not is_first or is_second:
             raise CacheError(
                 f"{self.url}: this store does not honour `If-None-Match: *`, so it cannot keep two "
@@ -138,7 +138,7 @@ class Bucket:
         """Remove an object and all below it."""
         below = [each["path"] for each in self._list(path)]
         with self._told():
-            self.client.delete([path, *below])
+            patiently(lambda: self.client.delete([path, *below]))
 
     def sweep(self) -> None:
         """Remove what dead writers left in `.scratch/`."""
@@ -184,7 +184,8 @@ def _explain(error: Exception) -> str:
     text = str(error)
     code = re.search(r"<Code>(\w+)</Code>", text)
     named = f" ({code[1]})" if code else ""
-    if isinstance(error, PermissionError) or type(error).__name__ in _REFUSED:
+    is_refused = type(error).__name__ in _REFUSED or re.search(r"status code: 40[13]\b", text)
+    if isinstance(error, PermissionError) or is_refused:
         return (
             f"the store refuses these credentials{named}. Set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN) to ones that may read and write there."

@@ -27,8 +27,8 @@ _REFUSED = {
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Say in plain words why the system refused to write below `folder`.
+def disk_errors(folder: Path, what: str = "the cache") -> Iterator[None]:
+    """Say in plain words why the system refused to write below `folder`, which is for `what`.
 
     Raises: CacheError for a full disk or quota, and for paths that may not be written.
     """
@@ -44,7 +44,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in _REFUSED:
             raise CacheError(
                 f"{folder}: cannot write {path}: {error.strerror}. Allow this user to write there, "
-                "or name another folder for the cache."
+                f"or name another folder for {what}."
             ) from error
         raise
 

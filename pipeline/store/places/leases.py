@@ -25,10 +25,25 @@ LEASE_S = 30.0
 RENEW_S = 5.0
 # Between two looks at a lease that is waited for.
 LOOK_AGAIN_S = 0.5
-# One request may be retried on the way and arrive twice.
-CREATE_TRIES = 5
+# Of requests that the client does not repeat by itself, for they are not safe to: ours are.
+TRIES = 8
+FIRST_PAUSE_S = 0.1
 
 Told = Callable[[], AbstractContextManager[None]]
+
+
+def patiently(call: Callable[[], object]) -> None:
+    """Make a request that may be made twice, again and again if it is lost on the way."""
+    from obstore.exceptions import GenericError
+
+    for again in range(TRIES - 1):
+        try:
+            call()
+        except GenericError:
+            time.sleep(FIRST_PAUSE_S * 2**again)
+        else:
+            return
+    call()
 
 
 @dataclass
@@ -83,20 +98,13 @@ class Leases:
 
     def create(self, path: str, content: bytes) -> bool:
         """Make an object if it is absent; a try that landed unseen is found by its content."""
-        from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        for again in range(CREATE_TRIES):
-            try:
-                self.client.put(path, content, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                return again > 0 and self._content(path) == content
-            except GenericError:
-                if again + 1 == CREATE_TRIES:
-                    raise
-                time.sleep(0.1 * 2**again)
-            else:
-                return True
-        raise AssertionError("the last try returns or raises")
+        try:
+            patiently(lambda: self.client.put(path, content, mode="create", use_multipart=False))
+        except (AlreadyExistsError, PreconditionError):
+            return self._content(path) == content
+        return True
 
     def sweep(self) -> None:
         """Remove leases that nobody holds any more."""
@@ -168,7 +176,7 @@ class Leases:
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
-            self.client.delete(path)
+            patiently(lambda: self.client.delete(path))
 
     def _paths(self, name: str) -> list[str]:
         listed = self.client.list_with_delimiter(prefix=SCRATCH)["objects"]

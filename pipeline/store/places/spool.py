@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -45,18 +45,20 @@ class Spool:
         copy = self.folder / sha256
         if size_bytes > self.max_bytes:
             return None
-        with suppress(FileNotFoundError):
+        with self._told(), suppress(FileNotFoundError):
             os.utime(copy)  # used last now
             return copy
         content = place.read(path)
         if hashlib.sha256(content.data).hexdigest() != sha256:
             return None
-        with disk_errors(self.folder):
+        with self._told():
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / f"{sha256}.{os.getpid()}-{time.monotonic_ns()}{PARTIAL}"
             self._set_aside(content.nbytes, partial)
-            partial.write_bytes(content.data)
-            os.replace(partial, copy)
+            with partial.open("r+b") as file:  # not emptied, for its size is what was set aside
+                file.write(content.data)
+            with self._locked():  # who counts files could miss one that gets another name
+                os.replace(partial, copy)
         return copy
 
     def read(
@@ -68,6 +70,9 @@ class Spool:
     def drop(self, copy: Path) -> None:
         """Remove a copy that is not what it should be."""
         copy.unlink(missing_ok=True)
+
+    def _told(self) -> AbstractContextManager[None]:
+        return disk_errors(self.folder, "copies, in spool.path")
 
     def _set_aside(self, size_bytes: int, partial: Path) -> None:
         """Make room, and take it by an empty file of that size, which counts from now on."""
