@@ -100,7 +100,8 @@ def _students(times: Sequence[dict[str, Any]], measured: dict[str, Any]) -> list
     student = measured["student"]
     if student is None:
         return [_line("students", f"not timed: {measured['no_student']}")]
-    epochs = f"  of {student['epochs']:g} epoch{'' if student['epochs'] == 1 else 's'} each"
+    plural = "" if student["epochs"] == 1 else "s"
+    epochs = f"  of {student['epochs']:g} epoch{plural} each, steps alone"
     return [
         _row("students", (f"{each['students']}" for each in times), epochs),
         _row("teacher live", (_time(each["live_s"]) for each in times)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from laboratory import Answer, Lab, options, run_cli
 from test_generate import TABLE
-from test_text import MODELS, RECIPE
+from test_text import LOW_RANK, MODELS, RECIPE
 
 PLAY = Path(__file__).parents[2] / "data/shakespeare/validation/comedy_of_errors.txt"
 
@@ -150,7 +150,7 @@ def test_a_stranger_can_read_what_it_says(lab: Lab) -> None:
   cache made in( +{time}){{4}}
                 of which {time} is each worker's start, once Python runs
   live          {time} of forward passes in every epoch
-  students     ( +\d+){{4}}  of 2 epochs each
+  students     ( +\d+){{4}}  of 2 epochs each, steps alone
   teacher live ( +{time}){{4}}
   from a cache ( +{time}){{4}}  with making it
   pays          ({pays}|{never})
@@ -211,3 +211,13 @@ def test_a_teacher_that_says_nan_is_found_before_the_long_work(lab: Lab) -> None
     assert answer.status == 2
     assert "teacher: its logits are NaN or infinite for 4 of 4 samples" in answer.stderr
     assert not lab.cache.exists()
+
+
+def test_what_parts_share_is_counted_once(text_lab: Lab) -> None:
+    foretold = estimate(text_lab, LOW_RANK)
+    made = really(text_lab, LOW_RANK)
+    shared = [path for path in (text_lab.cache / "shared").rglob("*") if path.is_file()]
+    assert foretold["costs"]["shared_bytes"] == sum(path.stat().st_size for path in shared) > 0
+    assert foretold["costs"]["size_bytes"] == pytest.approx(made["size_bytes"], rel=0.15)
+    assert foretold["measured"]["student"] is not None
+    assert " that parts share\n" in told(text_lab, LOW_RANK).stdout
