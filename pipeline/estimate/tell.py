@@ -7,7 +7,7 @@ from pipeline.caching.whole import tell_plan
 from pipeline.progress import duration
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-# Columns of a table of workers: as many as fit a terminal.
+# Columns of a table of workers: as many as fit a terminal, from one to as many as there are parts.
 SHOWN_WORKERS = 6
 LABEL, CELL = 14, 13
 
@@ -88,7 +88,9 @@ def _start_s(measured: dict[str, Any]) -> float:
 
 
 def _workers(times: Sequence[dict[str, Any]], startup_s: float) -> list[str]:
-    shown = times[:SHOWN_WORKERS]
+    last = len(times) - 1
+    steps = min(last, SHOWN_WORKERS - 1)
+    shown = [times[last * place // max(1, steps)] for place in range(steps + 1)]
     return [
         _row("workers", (f"{each['workers']:,}" for each in shown)),
         _row("cache made in", (_time(each["elapsed_s"]) for each in shown)),
