@@ -59,8 +59,8 @@ def recipe_options(command: Command) -> Command:
 
 
 def dry_run_option(what: str) -> Callable[[Command], Command]:
-    """Add --dry-run, saying what it stops before."""
-    return click.option("--dry-run", is_flag=True, help=f"Check everything, stop before {what}.")
+    """Add --dry-run, saying what it does once everything was checked."""
+    return click.option("--dry-run", is_flag=True, help=f"Check everything, {what}; write nothing.")
 
 
 @pipeline.command()
@@ -91,16 +91,18 @@ def schema(as_json: bool, quiet: bool) -> None:
 
 @pipeline.command("cache-teacher")
 @recipe_options
-@dry_run_option("the teacher runs over the data")
+@dry_run_option("time three batches, say what the cache would cost")
 @output_options
 def cache_teacher(
     recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     """Run the teacher once over a dataset and keep its soft targets.
 
-    Stop it at any moment; the same command goes on where it stopped. Several may run at once.
+    Stop it at any moment; the same command goes on where it stopped. Several may run at once. With
+    --dry-run it says first what it would take: bytes, hours on so many workers, and after how many
+    epochs or students it is cheaper than a teacher in the training loop.
 
-    Example: pipeline cache-teacher data/recipes/digits.toml
+    Example: pipeline cache-teacher data/recipes/digits.toml --dry-run
     """
     import stages.cache_teacher as stage
     from pipeline.recipe import load_recipe
@@ -111,7 +113,7 @@ def cache_teacher(
 
 @pipeline.command()
 @recipe_options
-@dry_run_option("the teacher writes")
+@dry_run_option("time three batches, say what the text would cost")
 @output_options
 def generate(
     recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
@@ -132,7 +134,7 @@ def generate(
 
 @pipeline.command("pseudo-label")
 @recipe_options
-@dry_run_option("any row is labelled")
+@dry_run_option("stop before any row is labelled")
 @output_options
 def pseudo_label(
     recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
@@ -155,7 +157,7 @@ def pseudo_label(
 @click.option(
     "--follow", is_flag=True, help="Begin while the cache is still being made (training.follow)."
 )
-@dry_run_option("the first optimiser step")
+@dry_run_option("stop before the first optimiser step")
 @output_options
 def train_student(
     recipe: str,

@@ -8,7 +8,6 @@ from pipeline.caching import make_cache, plan_cache, tell_cache
 from pipeline.recipe import Recipe, require_tables
 
 STAGE = "cache-teacher"
-tell = tell_cache
 
 
 def run(
@@ -28,4 +27,18 @@ def run(
     require_tables(recipe, STAGE, "teacher", "targets", "cache")
     assert recipe.cache
     folder, plan = recipe.locate_cache(recipe.cache.path), partial(plan_cache, recipe, quiet=quiet)
-    return make_cache(folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet, order=order)
+    if dry_run:
+        # It brings what trains students, which the pass itself can start without.
+        from pipeline.estimate import estimate_cache
+
+        return estimate_cache(recipe, folder, plan, quiet=quiet)
+    return make_cache(folder, plan, stage=STAGE, quiet=quiet, order=order)
+
+
+def tell(summary: dict[str, Any]) -> str:
+    """Say what there is now, or what it would cost."""
+    if "costs" not in summary:
+        return tell_cache(summary)
+    from pipeline.estimate import tell_estimate
+
+    return tell_estimate(summary)

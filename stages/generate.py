@@ -19,12 +19,19 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     assert recipe.generate
     folder = recipe.locate_cache(recipe.generate.path)
     plan = partial(plan_written, recipe, quiet=quiet)
-    return make_cache(folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet)
+    if dry_run:
+        # It brings what trains students, which the pass itself can start without.
+        from pipeline.estimate import estimate_cache
+
+        return estimate_cache(recipe, folder, plan, quiet=quiet)
+    return make_cache(folder, plan, stage=STAGE, quiet=quiet)
 
 
 def tell(summary: dict[str, Any]) -> str:
     """Say what there is now, and how a student reads it."""
-    text = tell_cache(summary)
-    if "digest" not in summary:
-        return text
-    return f'{text}\n  a student reads the text with kind = "cache", path = "{summary["cache"]}"'
+    if "costs" in summary:
+        from pipeline.estimate import tell_estimate
+
+        return tell_estimate(summary)
+    reader = f'kind = "cache", path = "{summary["cache"]}"'
+    return f"{tell_cache(summary)}\n  a student reads the text with {reader}"

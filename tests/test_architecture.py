@@ -46,6 +46,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("compute", "experiment", "keyed", "models", "progress", "recipe", "samples", "store"),
         *("stream", "targets"),
     },
+    "estimate": {
+        *("caching", "compute", "experiment", "progress", "recipe", "samples", "store"),
+        "training",
+    },
     "cli": {"recipe", "stages"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.

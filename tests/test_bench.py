@@ -90,7 +90,7 @@ def test_every_student_is_measured_against_its_hard_labels() -> None:
     assert all("student" in each.what and "ms" in each.note for each in figures)
 
 
-@pytest.mark.parametrize("subject", ["memory", "losses", "features", "startup"])
+@pytest.mark.parametrize("subject", ["memory", "losses", "features", "manifest", "startup"])
 def test_a_subject_prints_its_table_and_keeps_its_values(subject: str, tmp_path: Path) -> None:
     kept = tmp_path / "figures.json"
     words = [subject, "--quick", "--rounds", "1", "--threads", "1", "--json", str(kept)]

@@ -127,13 +127,13 @@ def _make_free_parts(work: Work, parts: Sequence[int], advance: Callable[[int], 
     ):
         for question in questions:
             asked.append(ask(work, question.batch, question.views))
-            batches.append(_rows(work, question))
+            batches.append(remember(work, question))
             advance(len(question.batch.ids))
             if question.is_last or count_elements(work, asked) >= ENCODE_ELEMENTS:
                 answers.append(encode_asked(work, asked))
                 asked = []
             if question.is_last:
-                build = partial(_build, work, question.part, batches, answers)
+                build = partial(build_rows, work, question.part, batches, answers)
                 background.submit(partial(_commit, question.claim, _now_or_later(work, build)))
                 made, answers, batches = made + 1, [], []
     return made
@@ -148,14 +148,20 @@ def _questions(work: Work, parts: Sequence[int], claims: ExitStack) -> Iterator[
         claims.callback(claim.close)
         rows = work.plan.part_range(part)
         for start in range(rows.start, rows.stop, work.read_rows):
-            asked = range(start, min(start + work.read_rows, rows.stop))
-            block, digests, views = _read(work, asked, rows)
-            for first in range(0, len(block.ids), work.batch_size):
-                cut = slice(first, first + work.batch_size)
-                batch = _cut(block, cut)
-                is_last = start + first + len(batch.ids) == rows.stop
-                positions = positions_of(work.samples, batch)
-                yield Question(part, batch, digests[cut], views[cut], positions, is_last, claim)
+            stop = min(start + work.read_rows, rows.stop)
+            yield from read_questions(work, part, range(start, stop), claim)
+
+
+def read_questions(work: Work, part: int, rows: range, claim: ExitStack) -> Iterator[Question]:
+    """Read some rows of a part at once, and cut them into batches."""
+    whole = work.plan.part_range(part)
+    block, digests, views = _read(work, rows, whole)
+    for first in range(0, len(block.ids), work.batch_size):
+        cut = slice(first, first + work.batch_size)
+        batch = _cut(block, cut)
+        is_last = rows.start + first + len(batch.ids) == whole.stop
+        positions = positions_of(work.samples, batch)
+        yield Question(part, batch, digests[cut], views[cut], positions, is_last, claim)
 
 
 def _read(work: Work, rows: range, part: range) -> tuple[SampleBatch, Digests, NDArray[np.int64]]:
@@ -188,7 +194,7 @@ def _cut(block: SampleBatch, cut: slice) -> SampleBatch:
     return SampleBatch(block.ids[cut], block.inputs[cut], block.labels[cut], mixed)
 
 
-def _rows(work: Work, question: Question) -> Rows:
+def remember(work: Work, question: Question) -> Rows:
     """Let go of the inputs; their digests are all that is kept of them, and tokens."""
     batch, tokens = question.batch, tokens_of(work.samples)
     kept = encode_rows(unmask(batch.inputs), tokens.vocabulary) if tokens else {}
@@ -213,7 +219,8 @@ def _commit(claim: ExitStack, build: Callable[[], Built]) -> None:
         store_part(build())
 
 
-def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) -> Built:
+def build_rows(work: Work, part: int, batches: Sequence[Rows], answers: Sequence[Arrays]) -> Built:
+    """Put what is kept of a part's batches into files, in memory."""
     arrays = concatenate(answers)
     tokens = concatenate([batch.tokens for batch in batches])
     labels = np.concatenate([batch.positions.labels for batch in batches])
@@ -221,7 +228,7 @@ def _build(work: Work, part: int, batches: list[Rows], answers: list[Arrays]) ->
     return build_part(work.folder, work.plan, part, _table(batches), arrays | tokens, statistics)
 
 
-def _table(batches: list[Rows]) -> SampleTable:
+def _table(batches: Sequence[Rows]) -> SampleTable:
     labels = np.concatenate([batch.labels for batch in batches])
     return SampleTable(
         ids=[sample_id for batch in batches for sample_id in batch.ids],

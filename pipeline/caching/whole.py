@@ -8,7 +8,7 @@ from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work
 from pipeline.caching.size import plan_bytes_by_field
 from pipeline.progress import progress, say
-from pipeline.store import Where, check_folder, check_plan, finish, missing_parts, write_plan
+from pipeline.store import Where, check_folder, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -18,7 +18,6 @@ def make_cache(
     plan: Callable[[], Work],
     *,
     stage: str,
-    dry_run: bool,
     quiet: bool,
     order: Sequence[int] | None = None,
 ) -> dict[str, Any]:
@@ -32,19 +31,16 @@ def make_cache(
     started = time.perf_counter()
     check_folder(folder)
     work = plan()
-    if dry_run:
-        check_plan(work.folder, work.plan)
-        return _planned(work)
     write_plan(work.folder, work.plan, work.shape.shared)
     missing = missing_parts(work.folder, work.plan)
     if work.features and missing:
-        say(f"{work.folder}: {_size_text(_planned(work))}", quiet)
+        say(f"{work.folder}: {_size_text(planned(work))}", quiet)
     startup_s = time.perf_counter() - started
     made = _make(work, missing if order is None else order, missing, stage, quiet)
     manifest = finish(work.folder, work.plan)
     elapsed_s = time.perf_counter() - started - startup_s
     return {
-        **_planned(work),
+        **planned(work),
         "made_rows": made,
         "size_bytes": manifest["size_bytes"],
         "digest": manifest["digest"],
@@ -57,12 +53,7 @@ def make_cache(
 
 def tell_cache(summary: dict[str, Any]) -> str:
     """Say what there is now, and what comes next."""
-    head = (
-        f"{summary['cache']}: {summary['rows']} rows in {summary['parts']} parts, "
-        f"{summary['kept']} of {summary['classes']} classes kept"
-    )
-    if "size_bytes" not in summary:
-        return f"{head}\n  dry run: {_size_text(summary)}; nothing was written"
+    head = tell_plan(summary)
     made = summary["made_rows"]
     speed = f"{made / max(summary['elapsed_s'], 1e-9):,.0f} rows/s" if made else "nothing to do"
     return (
@@ -70,6 +61,14 @@ def tell_cache(summary: dict[str, Any]) -> str:
         f"  started in {summary['startup_s']:.1f} s, made {made} rows in "
         f"{summary['elapsed_s']:.1f} s ({speed})\n"
         f"  digest {summary['digest'][:16]}{_accuracy(summary)}"
+    )
+
+
+def tell_plan(planned: dict[str, Any]) -> str:
+    """Say in a line what is planned."""
+    return (
+        f"{planned['cache']}: {planned['rows']} rows in {planned['parts']} parts, "
+        f"{planned['kept']} of {planned['classes']} classes kept"
     )
 
 
@@ -117,7 +116,8 @@ def _rows_of(work: Work, parts: Sequence[int]) -> int:
     return sum(len(work.plan.part_range(part)) for part in parts)
 
 
-def _planned(work: Work) -> dict[str, Any]:
+def planned(work: Work) -> dict[str, Any]:
+    """Say what a cache will be, as far as its plan says it; sizes are those of the arrays."""
     sizes = plan_bytes_by_field(work.plan, work.samples)
     return {
         "cache": str(work.folder),

@@ -5,7 +5,7 @@ know what the arrays mean or who works on which part when.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
@@ -27,7 +27,6 @@ from pipeline.store.records import (
     expected_manifest,
     first_of,
     read_plan,
-    read_records,
     record_path,
     samples_path,
     targets_stem,
@@ -177,8 +176,7 @@ def finish(where: Where, plan: Plan) -> Document:
     for name, what in shared_faults(place, plan):
         raise CorruptPart(f"{place}: {name}: {what}. Run the same command again to make it anew.")
     with place.claim("manifest", wait=True):
-        _check_sizes(place, plan)
-        manifest = sealed(expected_manifest(place, plan), key="digest")
+        manifest = sealed(expected_manifest(place, plan, _check_sizes(place)), key="digest")
         content = canonical(manifest)
         if _content_of(place, MANIFEST_FILE) != content:
             place.put(MANIFEST_FILE, content, name="manifest")
@@ -236,10 +234,11 @@ def _check_array(where: str, array: Array, dtype: str, shape: tuple[int, ...]) -
         )
 
 
-def _check_sizes(place: Place, plan: Plan) -> None:
-    """Look, without reading them, that no file of a committed part was lost or cut since."""
+def _check_sizes(place: Place) -> Callable[[Document], None]:
+    """Make what looks, without reading them, that no file of a part was lost or cut since."""
     sizes = place.sizes(("samples", "targets"))
-    for record, _ in read_records(place, plan):
+
+    def look(record: Document) -> None:
         for entry in record["files"]:
             size = sizes(entry["path"])
             if size != entry["size_bytes"]:
@@ -249,3 +248,5 @@ def _check_sizes(place: Place, plan: Plan) -> None:
                     f"{place}: part {part}: {entry['path']}: {fault}. Delete {record_path(part)} "
                     "and run the same command again to make it anew."
                 )
+
+    return look

@@ -3,7 +3,7 @@
 Knows how the three belong together. Does not open the files of arrays, and writes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -116,7 +116,7 @@ def read_manifest(place: Place, plan: Plan) -> Document:
     return manifest
 
 
-def read_records(place: Place, plan: Plan) -> Iterator[tuple[Document, str]]:
+def _read_records(place: Place, plan: Plan) -> Iterator[tuple[Document, str]]:
     """Read all records in order; of an object store many at a time, for each waits its turn.
 
     Raises: CorruptPart if one is missing or was changed.
@@ -130,14 +130,20 @@ def read_records(place: Place, plan: Plan) -> Iterator[tuple[Document, str]]:
             yield from pool.map(read, range(start, min(start + _TOGETHER, plan.part_count)))
 
 
-def expected_manifest(place: Place, plan: Plan) -> Document:
+def expected_manifest(
+    place: Place, plan: Plan, look: Callable[[Document], None] | None = None
+) -> Document:
     """Work out what the manifest must say, but for its seal, from the plan and the records.
 
-    Raises: CorruptPart if a record is missing or was changed.
+    `look` is shown each record, so that none is read twice.
+
+    Raises: CorruptPart if a record is missing or was changed; what `look` raises.
     """
     positions, size_bytes, digests = 0, 0, []
     statistics: dict[str, int | float] = {}
-    for record, digest in read_records(place, plan):
+    for record, digest in _read_records(place, plan):
+        if look:
+            look(record)
         digests.append(digest)
         positions += record["positions"]
         size_bytes += sum(entry["size_bytes"] for entry in record["files"])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import PipelineError, SampleError
+from pipeline.errors import PipelineError
 from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import (
     Locator,
@@ -29,10 +29,7 @@ from pipeline.samples import (
     join_batches,
     mix_rows,
     positions_of,
-    replay_views,
     row_lengths,
-    tokens_of,
-    views_of,
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
@@ -43,7 +40,7 @@ from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.several.same_rows import spec_of
-from pipeline.stream.token_rows import decode_token_counts
+from pipeline.stream.shown import identities_of, shown_views
 from pipeline.stream.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     MixedLabels,
@@ -65,8 +62,6 @@ ROWS_PER_PART = 8192
 AHEAD = 2
 # Between the views of two copies of a row in one epoch: more than there are epochs.
 COPY_VIEWS = 2**32
-# Tables of samples that come from an object store while one is compared.
-TABLES_AHEAD = 32
 
 Digests = NDArray[np.uint8]
 # Samples as they are seen, and fields of their targets.
@@ -130,7 +125,7 @@ class Stream(IterableDataset[Batch]):
     ) -> None:
         self.samples, self.cache = samples, cache
         self.batch_size, self.group_by_length = batch_size, group_by_length
-        self.views = _views(samples, cache, fresh)
+        self.views = shown_views(samples, cache, fresh)
         self.is_fresh = (cache is None or fresh is not None) and seed is not None
         kept = self.views.count if cache and not fresh else 1
         rows = cache.plan.rows // kept if cache else len(samples)
@@ -170,7 +165,9 @@ class Stream(IterableDataset[Batch]):
         self._places: tuple[tuple[int, ...], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
-            check_samples(samples, _identities(cache, rows), where=str(cache.path), advance=advance)
+            check_samples(
+                samples, identities_of(cache, rows), where=str(cache.path), advance=advance
+            )
 
     def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
         """Decide what is read of the cache, and open those of further teachers."""
@@ -374,30 +371,3 @@ class Stream(IterableDataset[Batch]):
                 weights = pseudo.weights if pseudo else torch.ones(len(targets))
                 targets = replace(targets, statistics={**targets.statistics, OF_TABLE: weights})
         return Batch(read.ids, as_tensor(read.inputs), labels, targets, features, pseudo)
-
-
-def _identities(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]:
-    """Read what the samples were, once each: by their first view."""
-    parts, ahead = range(-(-count // cache.plan.rows_per_part)), Fetcher(cache, ())
-    for part in parts:
-        ahead.ask(parts[part : part + TABLES_AHEAD])
-        table = cache.read_samples(part)
-        left = count - part * cache.plan.rows_per_part
-        yield table.ids[:left], table.digests[:left]
-
-
-def _views(samples: Samples, cache: Cache | None, fresh: Views | None) -> Views:
-    if cache is None:
-        return fresh or views_of(samples)
-    settings, tokens = cache.plan.about.get("views"), tokens_of(samples)
-    if fresh and settings:
-        raise SampleError(
-            f"{cache.path}: holds views of its own, so its samples cannot be shown in fresh ones; "
-            "the teacher saw others. Leave fresh out, or cache the samples as they are."
-        )
-    if fresh:
-        return fresh
-    counts = None
-    if settings and tokens:
-        counts = decode_token_counts(cache.read_shared(), tokens.vocabulary)
-    return replay_views(samples, settings, counts, where=str(cache.path))

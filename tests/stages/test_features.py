@@ -250,3 +250,12 @@ def test_an_image_has_one_vector(tmp_path: Path) -> None:
     assert answer.status == 0, answer.stderr
     lines = [line["cosine"] for line in lab.metrics() if "cosine" in line]
     assert lines[-1] < lines[0]
+
+
+def test_a_dry_run_times_a_student_of_features_on_a_scratch_cache(lab: Lab) -> None:
+    answer = lab.cache_teacher("--dry-run", "--json", "--quiet")
+    assert answer.status == 0, answer.stderr
+    measured = json.loads(answer.stdout)["measured"]
+    assert measured["no_student"] is None
+    assert measured["student"]["step_s"] > 0
+    assert not lab.cache.exists()
