@@ -15,7 +15,7 @@ from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import Locator, Samples, check_samples
 from pipeline.samples.batch import DIGEST_BYTES, name_some
 from pipeline.store import Cache
-from pipeline.stream.window import Window
+from pipeline.stream.windows.window import Window
 from pipeline.temporary import TemporaryArray
 
 ROW = np.dtype([("label", "<i4"), ("weight", "<f4"), ("copies", "<i4")])

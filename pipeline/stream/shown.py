@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.samples import Samples, Views, replay_views, tokens_of, views_of
 from pipeline.store import Cache
-from pipeline.stream.fetching import Fetcher
 from pipeline.stream.token_rows import decode_token_counts
+from pipeline.stream.windows.fetching import Fetcher
 
 Digests = NDArray[np.uint8]
 # Tables of samples that come from an object store while one is compared.

@@ -35,13 +35,13 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
-from pipeline.stream.fetching import Fetcher
-from pipeline.stream.large import LargeFields, split_large
+from pipeline.stream.windows.fetching import Fetcher
+from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.shown import identities_of, shown_views
-from pipeline.stream.window import Finder, Window, cache_window, sample_window
+from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     MixedLabels,
     Mixture,
@@ -165,7 +165,8 @@ class Stream(IterableDataset[Batch]):
         self._places: tuple[tuple[int, ...], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
-            check_samples(
+            identities = identities_of(cache, rows)
+            check_samples(samples, identities, where=str(cache.path), advance=advance)
                 samples, identities_of(cache, rows), where=str(cache.path), advance=advance
             )
 

@@ -21,7 +21,7 @@ from pipeline.store import (
     write_plan,
 )
 from pipeline.stream import Stream, large
-from pipeline.stream.large import LargeFields, gather, split_large
+from pipeline.stream.windows.large import LargeFields, gather, split_large
 from pipeline.targets import FeatureSpec, encode, target_fields
 
 ROWS, SHAPE = 20, (4, 15, 10)  # 1,200 bytes in float16

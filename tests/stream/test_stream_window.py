@@ -8,7 +8,7 @@ from tiny import make_cache, make_samples
 
 from pipeline.errors import SampleError
 from pipeline.samples import Locator
-from pipeline.stream.window import Finder, Window, cache_window, sample_window
+from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 
 NAMES = ["classes", "logits", "tail"]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.errors import TargetError
 from pipeline.store import Cache
 from pipeline.stream.chosen import OF_TABLE
-from pipeline.stream.large import LargeFields, split_large
 from pipeline.stream.several.same_rows import check_plans, check_rows, spec_of
-from pipeline.stream.window import Array, Window
+from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.window import Array, Window
 from pipeline.targets import (
     STATISTICS,
     Basis,

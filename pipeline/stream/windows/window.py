@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.samples import Locator
 from pipeline.store import Cache
-from pipeline.stream.large import LargeFields, gather
+from pipeline.stream.windows.large import LargeFields, gather
 
 Array = NDArray[np.generic]
 Rows = NDArray[np.int64]
