@@ -35,12 +35,12 @@ from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
-from pipeline.stream.windows.fetching import Fetcher
-from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.shown import identities_of, shown_views
+from pipeline.stream.windows.fetching import Fetcher
+from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     MixedLabels,
@@ -167,8 +167,6 @@ class Stream(IterableDataset[Batch]):
         if cache and check and not cache.is_growing:
             identities = identities_of(cache, rows)
             check_samples(samples, identities, where=str(cache.path), advance=advance)
-                samples, identities_of(cache, rows), where=str(cache.path), advance=advance
-            )
 
     def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
         """Decide what is read of the cache, and open those of further teachers."""

@@ -68,6 +68,8 @@ def write_parts(folder: Path, parts: int) -> Plan:
         about={"targets": SPEC.to_json()},
     )
     write_plan(folder, plan)
+    for name in ("samples", "targets", "parts"):
+        (folder / name).mkdir()
     built = _build(folder, plan)
     for part in range(parts):
         _write(folder, plan, part, built)

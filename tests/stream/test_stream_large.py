@@ -20,7 +20,8 @@ from pipeline.store import (
     open_cache,
     write_plan,
 )
-from pipeline.stream import Stream, large
+from pipeline.stream import Stream
+from pipeline.stream.windows import large
 from pipeline.stream.windows.large import LargeFields, gather, split_large
 from pipeline.targets import FeatureSpec, encode, target_fields
 

@@ -1,1 +1,1 @@
-"""What of a cache is at hand? Several parts in memory, large fields mapped, the next ones coming."""
+"""What of a cache is at hand? Parts in memory, large fields mapped, the next ones on their way."""
