@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from laboratory import Lab, options, run_cli
 from nursery import Nursery
-from objects import BUCKET, Faults, environment, object_store, proxy
 
+from loopback import BUCKET, Faults, environment, object_store, proxy
 from pipeline.store import open_cache
 from pipeline.store.places import as_place
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import contract
 import pytest
-from objects import BUCKET, Faults, environment, object_store, proxy
 
+from loopback import BUCKET, Faults, environment, object_store, proxy
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
 from pipeline.store import claim_part, find_faults, open_cache, write_plan
 from pipeline.store.places import as_place, leases

@@ -85,7 +85,7 @@ def test_threads_and_spools_of_one_folder_keep_its_bound(tmp_path: Path) -> None
             if (tmp_path / "near").is_dir():
                 # Under the lock, for two looks at different moments could count a copy and the one
                 # that it made room for.
-                with spools[0]._locked(), suppress(FileNotFoundError):
+                with spools[0].locked(), suppress(FileNotFoundError):
                     most.append(taken(tmp_path / "near"))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]

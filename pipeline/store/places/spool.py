@@ -57,7 +57,7 @@ class Spool:
             self._set_aside(content.nbytes, partial)
             with partial.open("r+b") as file:  # not emptied, for its size is what was set aside
                 file.write(content.data)
-            with self._locked():  # who counts files could miss one that gets another name
+            with self.locked():  # who counts files could miss one that gets another name
                 os.replace(partial, copy)
         return copy
 
@@ -76,7 +76,7 @@ class Spool:
 
     def _set_aside(self, size_bytes: int, partial: Path) -> None:
         """Make room, and take it by an empty file of that size, which counts from now on."""
-        with self._locked() as lock:
+        with self.locked() as lock:
             total = _total_of(lock)
             if total is None or total + size_bytes > self.max_bytes:
                 total = self._make_room(size_bytes)
@@ -112,7 +112,8 @@ class Spool:
                         yield Path(each.path), each.stat()
 
     @contextmanager
-    def _locked(self) -> Iterator[FileIO]:
+    def locked(self) -> Iterator[FileIO]:
+        """Keep others from making or naming copies."""
         with open(self.folder / LOCK_FILE, "ab+", buffering=0) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock
