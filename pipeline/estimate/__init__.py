@@ -1,8 +1,9 @@
 """What will a cache cost, and from when on is it cheaper than a teacher in the training loop?
 
 A dry run asks the teacher about three batches, and the student for three steps, and multiplies.
-`costs` is the arithmetic and knows no clock; `teacher` and `student` hold the clock; `tell` says it
-to people. Nothing is written but scratch files of those batches, in the system's temporary folder.
+`costs` is the arithmetic and knows no clock; `teacher`, `files` and `student` measure; `tell` says
+it to people. Nothing is written but scratch files of those batches, in the system's temporary
+folder.
 """
 
 from pipeline.estimate.dry_run import estimate_cache

@@ -13,6 +13,7 @@ import torch
 
 from pipeline.compute import guard_memory, make_accelerator
 from pipeline.errors import PipelineError
+from pipeline.estimate.clock import wait_for
 from pipeline.estimate.costs import StudentSeen
 from pipeline.experiment import Setup, open_student
 from pipeline.recipe import Recipe
@@ -108,7 +109,7 @@ def _step(setup: Setup) -> list[float]:
         clip_norm=training.clip_norm,
     )
     ends = [time.perf_counter()]
-    with guard_memory(training.batch_size, "training"):
+    with guard_memory(training.rows_a_batch, "training"):
         train(
             Learner(accelerator, network, optimizer, losses, setup.taps),
             setup.stream,
@@ -120,8 +121,7 @@ def _step(setup: Setup) -> list[float]:
 
 
 def _look(ends: list[float], device: torch.device, *_: Any) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    wait_for(device)
     ends.append(time.perf_counter())
 
 

@@ -1,36 +1,22 @@
 """Three timed batches of the teacher, after one of warmth: asked and kept as the real pass does it.
 
-The batches are spread over the first view of the data. What was kept of them becomes a small cache
-in a folder that the caller throws away; its files are measured, and a student may read them.
+The batches are spread over the first view of the data. What was kept of them is handed to `files`.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-import torch
 
 from pipeline.caching.answer import Arrays, Asked, ask, concatenate, count_elements, encode_asked
-from pipeline.caching.make import (
-    ENCODE_ELEMENTS,
-    Question,
-    Rows,
-    build_rows,
-    read_questions,
-    remember,
-)
+from pipeline.caching.make import ENCODE_ELEMENTS, Question, Rows, read_questions, remember
 from pipeline.caching.plan import Work
+from pipeline.estimate.clock import timed, wait_for
 from pipeline.estimate.costs import TeacherSeen
-from pipeline.samples import Positions
-from pipeline.store import Built, claim_part, finish, open_cache, store_part, write_plan
+from pipeline.estimate.files import measure_files
 
 TIMED_BATCHES = 3
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -74,22 +60,6 @@ class _Answered:
     by_batch: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
-class _Files:
-    """What files of a part take: of each row, of each part, and once; `varies` is of positions."""
-
-    rows: int
-    positions_a_row: float
-    varies: bool
-    once_s: float
-    build_s: float
-    part_s: float
-    store_s: float
-    fetch_s: float
-    row_bytes: float
-    part_bytes: float
-
-
 def try_teacher(work: Work, startup_s: float, scratch: Path) -> Trial:
     """Time the teacher on three batches, and make a small cache of them in the folder `scratch`.
 
@@ -100,7 +70,7 @@ def try_teacher(work: Work, startup_s: float, scratch: Path) -> Trial:
     rows_per_part = work.plan.rows_per_part
     chosen = choose_batches(samples, rows_per_part, work.batch_size)
     answered = _answer(work, chosen, samples)
-    files = _measure_files(work, answered, scratch)
+    files = measure_files(work, answered.batches, answered.arrays, scratch)
     shared = work.shape.shared
     seen = TeacherSeen(
         samples=samples,
@@ -141,13 +111,6 @@ def choose_batches(samples: int, rows_per_part: int, batch_size: int) -> list[ra
 def _rows_of(part: int, place: int, samples: int, rows_per_part: int, batch_size: int) -> range:
     start = part * rows_per_part + place * batch_size
     return range(start, min(start + batch_size, (part + 1) * rows_per_part, samples))
-
-
-def timed(call: Callable[[], Answer]) -> tuple[float, Answer]:
-    """Give the seconds that a call takes, and its answer."""
-    started = time.perf_counter()
-    answer = call()
-    return time.perf_counter() - started, answer
 
 
 def _answer(work: Work, chosen: Sequence[range], samples: int) -> _Answered:
@@ -200,73 +163,5 @@ def _ask(work: Work, rows: range, samples: int) -> _Batch:
 
 def _ask_and_wait(work: Work, question: Question) -> Asked:
     asked = ask(work, question.batch, question.views)
-    if work.device.type != "cpu":
-        torch.accelerator.synchronize(work.device)
+    wait_for(work.device)
     return asked
-
-
-def _measure_files(work: Work, answered: _Answered, scratch: Path) -> _Files:
-    """Build a part of one row and one of all: what they differ by is of rows, the rest of parts."""
-    counts = np.concatenate([each.positions.counts for each in answered.batches])
-    rows, varies = len(counts), bool((counts != counts[0]).any())
-    single, whole = (_only(work, scratch, count) for count in (1, rows))
-    load_s, _ = timed(partial(_build, single, answered))
-    first_s, _ = timed(partial(_build, whole, answered))
-    whole_s, built = timed(partial(_build, whole, answered))
-    one_s, one = timed(partial(_build, single, answered))
-    # Parts of as many positions share their layout, others have to work out their own.
-    layout_s = max(0.0, first_s - whole_s)
-    folder_s, (store_s, fetch_s) = timed(partial(_store, whole, built))
-    once_s = max(0.0, load_s - one_s) + folder_s - store_s - fetch_s
-    sizes = [sum(content.nbytes for _, content in each.contents) for each in (one, built)]
-    row_bytes = (sizes[1] - sizes[0]) / max(1, rows - 1)
-    return _Files(
-        rows=rows,
-        positions_a_row=float(counts.mean()),
-        varies=varies,
-        once_s=once_s + (0.0 if varies else layout_s),
-        build_s=max(0.0, whole_s - one_s) / max(1, rows - 1),
-        part_s=one_s + (layout_s if varies else 0.0),
-        store_s=store_s,
-        fetch_s=fetch_s / rows,
-        row_bytes=row_bytes,
-        part_bytes=max(0.0, sizes[0] - row_bytes),
-    )
-
-
-def _only(work: Work, folder: Path, rows: int) -> Work:
-    """Plan a cache of one part of so many rows, all of one view."""
-    about = dict(work.plan.about)
-    if "views" in about:
-        about["views"] = {**about["views"], "count": 1}
-    plan = replace(work.plan, rows=rows, rows_per_part=rows, about=about)
-    return replace(work, plan=plan, folder=folder)
-
-
-def _build(work: Work, answered: _Answered) -> Built:
-    """Build the part that holds the first rows of what was answered, as many as are planned."""
-    count, batches = work.plan.rows, answered.batches
-    if count == 1:
-        batches = [_first(batches[0])]
-    positions = sum(int(batch.positions.counts.sum()) for batch in batches)
-    entries = {"rows": count, "positions": positions}
-    axes = {field.name: field.axis for field in work.plan.fields}
-    cut = {name: array[: entries[axes[name]]] for name, array in answered.arrays.items()}
-    return build_rows(work, 0, batches, [cut])
-
-
-def _first(rows: Rows) -> Rows:
-    count = int(rows.positions.counts[0])
-    positions = Positions(rows.positions.counts[:1], rows.positions.labels[:count])
-    tokens = {name: array[:1] for name, array in rows.tokens.items()}
-    return Rows(rows.ids[:1], rows.labels[:1], rows.digests[:1], rows.views[:1], positions, tokens)
-
-
-def _store(work: Work, built: Built) -> tuple[float, float]:
-    """Make a cache of one part; gives the seconds to store the part and to read its arrays."""
-    write_plan(work.folder, work.plan, work.shape.shared)
-    with claim_part(work.folder, 0):
-        store_s, _ = timed(partial(store_part, built))
-    finish(work.folder, work.plan)
-    fetch_s, _ = timed(partial(open_cache(work.folder).read_part, 0))
-    return store_s, fetch_s
