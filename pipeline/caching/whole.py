@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.caching.join import leave_scan
 from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work
 from pipeline.caching.size import plan_bytes_by_field
 from pipeline.progress import progress, say
+from pipeline.samples import ContentLog
 from pipeline.store import check_folder, check_plan, finish, missing_parts, write_plan
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -38,6 +40,8 @@ def make_cache(
         return _planned(work)
     write_plan(work.folder, work.plan, work.shape.shared)
     missing = missing_parts(work.folder, work.plan)
+    if missing and isinstance(work.contents, ContentLog):
+        leave_scan(work.folder, work.plan, work.scan, work.contents)
     if work.features and missing:
         say(f"{work.folder}: {_size_text(_planned(work))}", quiet)
     startup_s = time.perf_counter() - started

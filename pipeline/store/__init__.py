@@ -7,6 +7,7 @@ positions or rows, not what they mean, and needs zarr and pyarrow only when arra
 """
 
 from pipeline.store.cache import Cache, open_cache
+from pipeline.store.claims import read_scratch, write_scratch
 from pipeline.store.commit import (
     Built,
     build_part,
@@ -47,8 +48,10 @@ __all__ = [
     "missing_parts",
     "open_cache",
     "read_plan",
+    "read_scratch",
     "read_shared",
     "shared_faults",
     "store_part",
     "write_plan",
+    "write_scratch",
 ]

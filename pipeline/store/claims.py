@@ -1,19 +1,19 @@
 """Who works on what: locks that the system drops when their holder dies.
 
 A claim is a lock file `.scratch/NAME.lock` and a folder `.scratch/NAME/` for its holder's
-unfinished files. Knows names, not parts.
+unfinished files. What writers leave each other lies beside them. Knows names, not parts.
 """
 
 import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import CacheError
-from pipeline.store.files import disk_errors, remove
+from pipeline.store.files import disk_errors, read_range, remove, replace_synced, write_blocks
 
 SCRATCH = ".scratch"
 # A folder that others remove between our two system calls is made again; each turn means that
@@ -66,6 +66,29 @@ def is_claimed_here(folder: Path, name: str) -> bool:
     """Whether a thread of this process holds `name`."""
     with _held_changed:
         return Path(os.path.abspath(folder), SCRATCH, f"{name}.lock") in _held
+
+
+def write_scratch(folder: Path, name: str, blocks: Iterable[bytes]) -> None:
+    """Leave a whole file to other writers of the cache; it goes when the cache is complete.
+
+    Raises: CacheError if the disk refuses.
+    """
+    with claim(folder, f"{name}.new", wait=True) as scratch, disk_errors(folder):
+        assert scratch is not None, "a claim that waits is granted"
+        write_blocks(scratch / name, blocks)
+        replace_synced(scratch / name, folder / SCRATCH / name)
+
+
+def read_scratch(folder: Path, name: str, start: int = 0, stop: int | None = None) -> bytes | None:
+    """Read a range of what another writer left, or all of it; None if nothing is there.
+
+    Raises: CacheError if it may not be read.
+    """
+    with disk_errors(folder):
+        try:
+            return read_range(folder / SCRATCH / name, start, stop)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def sweep(folder: Path) -> None:
