@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
+    "termination": set(),
     "compute": set(),
     "samples": {"factories", "keyed", "temporary"},
     "models": {"factories"},
@@ -46,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("compute", "experiment", "keyed", "models", "progress", "recipe", "samples", "store"),
         *("stream", "targets"),
     },
-    "cli": {"recipe", "stages"},
+    "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.
     "__init__": {"losses", "samples", "store", "stream"},
@@ -81,6 +82,7 @@ WITHOUT_TORCH = {
         "keyed",
         "temporary",
         "progress",
+        "termination",
     ),
     "cli",
 }

@@ -16,6 +16,7 @@ from pipeline.store.commit import (
     claim_part,
     commit_part,
     finish,
+    plan_in_turn,
     store_part,
     write_plan,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "finish",
     "missing_parts",
     "open_cache",
+    "plan_in_turn",
     "read_plan",
     "read_scratch",
     "read_shared",

@@ -73,6 +73,19 @@ def write_plan(folder: Path, plan: Plan, shared: Shared | None = None) -> None:
         write_shared(folder, plan, shared)
 
 
+@contextmanager
+def plan_in_turn(folder: Path) -> Iterator[bool]:
+    """Let one process at a time begin a cache, that the others find what it left; yields whether
+    there is no plan yet.
+
+    Raises: CacheError if the folder cannot be written or its file system has no locks.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with claim(folder, "planning", wait=True):
+        yield not (folder / PLAN_FILE).exists()
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a path that can never become a cache, before any work for it is done.
 
