@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.caching import Share, finish_cache, make_cache, plan_cache, tell_cache, tell_digest
+from pipeline.caching.spread import make_cache_there
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe, require_tables
 from pipeline.store import read_plan
@@ -27,7 +28,7 @@ def run(
 
     `order` lists the parts in the order they are to be made; the bytes do not depend on it. A
     `part_range` such as "3/8" makes a share of them; with `finish` none is made, and the cache is
-    completed.
+    completed. Where the recipe has [compute], its workers make the parts.
 
     Raises: PipelineError for everything a user can mend, before the long work where it can be
         known.
@@ -38,6 +39,8 @@ def run(
     share = parse_share(part_range) if part_range is not None else None
     if finish:
         return _finish(folder, share, dry_run)
+    if recipe.compute and not (share or dry_run):
+        return make_cache_there(recipe, folder, stage=STAGE, quiet=quiet)
     return make_cache(
         folder, plan, stage=STAGE, dry_run=dry_run, quiet=quiet, order=order, share=share
     )

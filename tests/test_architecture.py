@@ -65,6 +65,8 @@ ONLY_IN: dict[str, set[str]] = {
     "scipy": {"labelling"},
     "PIL": {"samples"},
     "dask": {"compute"},
+    "distributed": {"compute"},
+    "dask_jobqueue": {"compute"},
     "accelerate": {"compute", "training"},
     "tokenizers": {"samples"},
     "transformers": {"models"},
