@@ -1,6 +1,5 @@
 """A cache that several processes make through Dask is the cache that one process makes."""
 
-import json
 import os
 import signal
 from collections import Counter
@@ -10,64 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from counting import BATCHES, alone, digest, notes, take_notes
 from laboratory import Lab, options
 from nursery import Nursery, wait_until
 
 from pipeline.compute import Workers, open_workers
 from pipeline.termination import AGAIN, TERMINATED
-
-# What the laboratory's teacher and data do besides, for those who count and kill.
-NOTING = '''
-import os
-
-with_notes = (HERE / "notes").mkdir(exist_ok=True)
-
-
-def note(kind, what):
-    with open(HERE / "notes" / kind, "a") as file:
-        file.write(f"{what} {os.getpid()}\\n")
-
-
-class Noting(Teacher):
-    """Notes each batch by the first pixel of its first image; raises where `broken` says."""
-
-    def forward(self, images):
-        if len(images) > 1:
-            note("asked", float(images.sum()))
-        if (HERE / "broken").exists() and any(
-            f"{float(each.sum()):.4f}" in (HERE / "broken").read_text() for each in images
-        ):
-            raise ZeroDivisionError("in the teacher's own code")
-        return super().forward(images)
-
-
-def noting():
-    model = teacher()
-    return Noting(*model)
-
-
-class Digits:
-    def __init__(self):
-        import pyarrow.parquet as pq
-
-        self.rows = pq.read_table(HERE / "train.parquet").to_pylist()
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        import numpy as np
-
-        note("read", index)
-        row = self.rows[index]
-        image = np.array(row["image"], np.uint8).reshape(1, 4, 4)
-        return {"id": row["id"], "input": image, "label": row["label"]}
-
-
-def digits():
-    return Digits()
-'''
-BATCHES = 15
 
 
 @pytest.fixture(scope="module")
@@ -80,34 +27,11 @@ def workers() -> Iterator[Workers]:
 @pytest.fixture
 def spread(lab: Lab, workers: Workers) -> Lab:
     """Give a laboratory whose recipe names the workers, and whose teacher and data take notes."""
-    with (lab.folder / "tiny_models.py").open("a") as file:
-        file.write(NOTING)
-    lab.edit("tiny_models:teacher", "tiny_models:noting")
+    take_notes(lab)
     address = workers.client.scheduler.address
     with lab.recipe.open("a") as file:
         file.write(f'\n[compute]\nkind = "dask"\naddress = "{address}"\n')
     return lab
-
-
-def alone(lab: Lab, *overrides: str) -> str:
-    """Make the cache by one process in another folder; gives its digest."""
-    answer = lab.cache_teacher(
-        *("--json", "--quiet", "--part-range", "1/1"),
-        *options("cache.path=alone", *overrides),
-    )
-    assert answer.status == 0, answer.stderr
-    for kind in (lab.folder / "notes").glob("*"):
-        kind.unlink()
-    return str(json.loads(answer.stdout)["digest"])
-
-
-def notes(lab: Lab, kind: str) -> list[list[str]]:
-    path = lab.folder / "notes" / kind
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def digest(lab: Lab) -> str:
-    return str(json.loads((lab.cache / "manifest.json").read_bytes())["digest"])
 
 
 def test_two_workers_make_the_bytes_of_one_and_scan_once(spread: Lab) -> None:
@@ -186,9 +110,7 @@ def test_of_a_dry_run_workers_know_nothing(spread: Lab) -> None:
 
 
 def test_a_client_that_is_told_to_end_stops_its_workers(lab: Lab, nursery: Nursery) -> None:
-    with (lab.folder / "tiny_models.py").open("a") as file:
-        file.write(NOTING)
-    lab.edit("tiny_models:teacher", "tiny_models:noting")
+    take_notes(lab)
     expected = alone(lab)
     (lab.folder / "slow").write_text("0.2")
     words = options("compute.kind=local", "compute.workers=2")
