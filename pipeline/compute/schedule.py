@@ -5,9 +5,10 @@ be harmless to do twice, for a worker may die after its work and before its answ
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from pipeline.compute.workers import Workers
@@ -17,7 +18,7 @@ Answer = TypeVar("Answer")
 
 TRIES = 3
 # One a worker is busy with and some that wait for it there, so that it never waits for the client.
-AHEAD = 4
+AHEAD = 8
 COUNT_EVERY_S = 2.0
 
 
@@ -35,45 +36,77 @@ def ask_workers(
 ) -> Iterator[Done[Answer]]:
     """Yield each question with its answer, in the order in which they come.
 
-    `function` and answers travel between processes. A question that fails, or whose worker dies, is
-    asked again, up to three times. In flight are a few a worker, however many questions there are.
+    `function` and answers travel between processes. A question that fails is asked again, up to
+    three times. Those that were with workers that died are asked once more by themselves, for one
+    that kills its worker takes along what waits there. In flight are a few a worker, however many
+    questions there are.
 
     Raises: PipelineError if the scheduler goes away.
     """
+    from distributed import KilledWorker
+
+    alone = list[int]()
+    for done in _ask(workers, function, iter(questions)):
+        if isinstance(done.error, KilledWorker):
+            alone.append(done.question)
+        else:
+            yield done
+    for question in alone:
+        yield from _ask(workers, function, iter([question]))
+
+
+def _ask(
+    workers: Workers, function: Callable[[int], Answer], waiting: Iterator[int]
+) -> Iterator[Done[Answer]]:
     from distributed import KilledWorker, as_completed
 
-    waiting, again = iter(questions), deque[tuple[int, int]]()
-    asked: dict[Any, tuple[int, int]] = {}
-    ready = as_completed(loop=workers.client.loop, with_results=True, raise_errors=False)
-    count = _counter(workers)
-
-    def fill() -> None:
-        while len(asked) < AHEAD * count():
-            question, tried = again.popleft() if again else (next(waiting, None), 0)
-            if question is None:
-                return
-            future = workers.client.submit(function, question, pure=False)
-            asked[future] = question, tried + 1
-            ready.add(future)
-
-    fill()
-    # Many at a time: each look at what is ready costs as much as a small task.
-    while asked:
-        for future, result in ready.next_batch():
-            question, tried = asked.pop(future)
-            if future.status == "finished":
-                yield Done(question, [result])
-            elif future.status != "error":
-                raise PipelineError(
-                    f"compute: {workers.where} went away. Parts that are made are kept; run the "
-                    "same command again."
-                )
-            # Dask has tried by itself for those whose workers died.
-            elif tried < TRIES and not isinstance(result[1], KilledWorker):
-                again.append((question, tried))
+    asked, again, failures = dict[Any, int](), deque[int](), Counter[int]()
+    ready, count = as_completed(loop=workers.client.loop), _counter(workers)
+    while True:
+        new = _take(again, waiting, AHEAD * count() - len(asked))
+        futures = workers.client.map(function, new, pure=False) if new else []
+        asked.update(zip(futures, new, strict=True))
+        ready.update(futures)
+        if not asked:
+            return
+        # Many at a time: to hear of one costs as much as a small task.
+        for future, answer, error in _hear(workers, ready.next_batch()):
+            question = asked.pop(future)
+            failures[question] += error is not None
+            # Dask has tried several times itself for those whose workers died.
+            is_last = failures[question] == TRIES or isinstance(error, KilledWorker)
+            if error is None or is_last:
+                del failures[question]
+                yield Done(question, answer, error)
             else:
-                yield Done(question, [], result[1])
-        fill()
+                again.append(question)
+
+
+def _take(again: deque[int], waiting: Iterator[int], room: int) -> list[int]:
+    """Take so many questions, at most; first those that failed before."""
+    taken = [again.popleft() for _ in range(min(room, len(again)))]
+    return [*taken, *islice(waiting, max(0, room - len(taken)))]
+
+
+def _hear(
+    workers: Workers, futures: Sequence[Any]
+) -> Iterator[tuple[Any, list[Any], BaseException | None]]:
+    """Give of each future an answer or an error.
+
+    Raises: PipelineError if the scheduler went away.
+    """
+    finished = [future for future in futures if future.status == "finished"]
+    answers = dict(zip(finished, workers.client.gather(finished), strict=True))
+    for future in futures:
+        if future in answers:
+            yield future, [answers[future]], None
+        elif future.status == "error":
+            yield future, [], future.exception()
+        else:
+            raise PipelineError(
+                f"compute: {workers.where} went away. Parts that are made are kept; run the same "
+                "command again."
+            )
 
 
 def _counter(workers: Workers) -> Callable[[], int]:

@@ -16,8 +16,12 @@ import torch
 
 from pipeline.errors import PipelineError
 
-# A task is given up once so many of its workers have died, beyond the first.
-CONFIG = {"distributed.scheduler.allowed-failures": 2}
+CONFIG = {
+    # A task is given up once so many of its workers have died, beyond the first.
+    "distributed.scheduler.allowed-failures": 2,
+    # It looks at every worker a hundred times a second, for a dashboard that few look at.
+    "distributed.worker.profile.enabled": False,
+}
 CONNECT_S = 30
 LOOPBACK = "127.0.0.1"
 BATCH_SYSTEMS = {

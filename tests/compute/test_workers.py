@@ -30,11 +30,14 @@ class Watched:
     def __init__(self, client: Any) -> None:
         self.client, self.loop, self.most = client, client.loop, 0
 
-    def submit(self, *words: Any, **options: Any) -> Any:
-        future = self.client.submit(*words, **options)
+    def map(self, *words: Any, **options: Any) -> Any:
+        futures = self.client.map(*words, **options)
         pending = [each for each in self.client.futures.values() if each.status == "pending"]
         self.most = max(self.most, len(pending))
-        return future
+        return futures
+
+    def gather(self, futures: Any) -> Any:
+        return self.client.gather(futures)
 
     def nthreads(self) -> Any:
         return self.client.nthreads()
@@ -47,6 +50,12 @@ def fails_at_first(folder: Path, times: int, number: int) -> int:
     path.write_text(str(tried + 1))
     if tried < times:
         raise ValueError(f"try {tried + 1}")
+    return number
+
+
+def always_die_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
@@ -90,6 +99,13 @@ def test_what_fails_three_times_is_told_and_the_others_go_on(pair: Workers, tmp_
 def test_a_worker_that_dies_gives_its_task_to_another(pair: Workers, tmp_path: Path) -> None:
     found = [done.answer for done in ask_workers(pair, partial(die_at_first, tmp_path), [3])]
     assert found == [[3]]
+
+
+@pytest.mark.slow
+def test_who_kills_every_worker_is_told_and_what_waited_there_is_done(pair: Workers) -> None:
+    found = {done.question: done for done in ask_workers(pair, always_die_at_two, range(6))}
+    assert [found[number].answer for number in (0, 1, 3, 4, 5)] == [[0], [1], [3], [4], [5]]
+    assert "attempted to run task" in str(found[2].error).lower()
 
 
 def test_an_error_about_a_recipe_travels_whole() -> None:
