@@ -16,7 +16,7 @@ from pipeline.compute import Workers, ask_workers, open_workers
 COMMAND = "scripts/bench scaling"
 # 1.8 times as fast.
 BAR = 1 / 1.8
-PARTS, QUICK_PARTS, ROWS_PER_PART = 24, 2, 512
+PARTS, QUICK_PARTS, ROWS_PER_PART = 48, 2, 512
 
 
 def run(options: Options) -> list[Figure]:
