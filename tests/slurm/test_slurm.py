@@ -124,11 +124,14 @@ def test_an_array_job_makes_every_part_once(slurm: Slurm, counted: Lab) -> None:
     assert len(notes(counted, "asked")) == BATCHES
 
 
-def test_dask_starts_workers_as_jobs_and_takes_them_away(slurm: Slurm, counted: Lab) -> None:
+@pytest.mark.parametrize("workers", ["workers = 2", "workers_max = 2"])
+def test_dask_starts_workers_as_jobs_and_takes_them_away(
+    slurm: Slurm, counted: Lab, workers: str
+) -> None:
     expected = alone(counted)
     with counted.recipe.open("a") as file:
         file.write(
-            '[compute]\nkind = "slurm"\nworkers = 2\nmemory = "1GB"\nqueue = "main"\n'
+            f'[compute]\nkind = "slurm"\n{workers}\nmemory = "1GB"\nqueue = "main"\n'
             'walltime = "00:10:00"\ninterface = "lo"\n'
             f'setup = ["source {counted.folder}/.venv/bin/activate"]\n'
         )
@@ -148,7 +151,8 @@ def test_dask_starts_workers_as_jobs_and_takes_them_away(slurm: Slurm, counted: 
     assert "60/60 rows" in ended.stderr
     asked = notes(counted, "asked")
     assert len(asked) == BATCHES
-    assert len({pid for _, pid in asked}) == 2
+    # As many as there is work for may be fewer, by the time that there is little left.
+    assert len({pid for _, pid in asked}) == 2 or "max" in workers
     wait_until(lambda: not slurm.ask("squeue", "-h"))
 
 
