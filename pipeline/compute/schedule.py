@@ -46,13 +46,19 @@ def ask_workers(
     from distributed import KilledWorker
 
     alone = list[int]()
-    for done in _ask(workers, function, iter(questions)):
-        if isinstance(done.error, KilledWorker):
-            alone.append(done.question)
-        else:
-            yield done
-    for question in alone:
-        yield from _ask(workers, function, iter([question]))
+    try:
+        for done in _ask(workers, function, iter(questions)):
+            if isinstance(done.error, KilledWorker):
+                alone.append(done.question)
+            else:
+                yield done
+        for question in alone:
+            yield from _ask(workers, function, iter([question]))
+    except OSError as error:  # of a connection: what `function` raises is a value here
+        raise PipelineError(
+            f"compute: {workers.where} went away ({error}). Parts that are made are kept; run the "
+            "same command again."
+        ) from error
 
 
 def _ask(
@@ -93,20 +99,18 @@ def _hear(
 ) -> Iterator[tuple[Any, list[Any], BaseException | None]]:
     """Give of each future an answer or an error.
 
-    Raises: PipelineError if the scheduler went away.
+    Raises: OSError if the scheduler went away.
     """
+    # Before anything is asked of it, which would wait for half a minute.
+    if any(future.status == "cancelled" for future in futures):
+        raise ConnectionError("the connection to its scheduler was lost")
     finished = [future for future in futures if future.status == "finished"]
     answers = dict(zip(finished, workers.client.gather(finished), strict=True))
     for future in futures:
         if future in answers:
             yield future, [answers[future]], None
-        elif future.status == "error":
-            yield future, [], future.exception()
         else:
-            raise PipelineError(
-                f"compute: {workers.where} went away. Parts that are made are kept; run the same "
-                "command again."
-            )
+            yield future, [], future.exception()
 
 
 def _counter(workers: Workers) -> Callable[[], int]:

@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -29,9 +31,10 @@ class Watched:
 
     def __init__(self, client: Any) -> None:
         self.client, self.loop, self.most = client, client.loop, 0
+        self.last: list[Any] = []
 
     def map(self, *words: Any, **options: Any) -> Any:
-        futures = self.client.map(*words, **options)
+        futures = self.last = self.client.map(*words, **options)
         pending = [each for each in self.client.futures.values() if each.status == "pending"]
         self.most = max(self.most, len(pending))
         return futures
@@ -56,6 +59,12 @@ def fails_at_first(folder: Path, times: int, number: int) -> int:
 def always_die_at_two(number: int) -> int:
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def wait_for(path: Path, number: int) -> int:
+    while not path.exists():
+        time.sleep(0.01)
     return number
 
 
@@ -181,3 +190,19 @@ def test_a_job_says_what_the_recipe_says_and_takes_one_task_at_a_time() -> None:
         "job_extra_directives": ["--gres=gpu:1"],
         "worker_extra_args": ["--nthreads", "1"],
     }
+
+
+def test_a_scheduler_that_goes_away_is_told_and_not_waited_for(
+    pair: Workers, tmp_path: Path
+) -> None:
+    # Which is what Dask does to futures when it loses its scheduler.
+    watched = Watched(pair.client)
+    threading.Timer(0.5, lambda: pair.client.cancel(watched.last)).start()
+    answers = ask_workers(
+        replace(pair, client=watched), partial(wait_for, tmp_path / "go"), range(2)
+    )
+    with pytest.raises(
+        PipelineError, match=r"this machine's workers went away \(.*\)\. Parts that"
+    ):
+        list(answers)
+    (tmp_path / "go").touch()
