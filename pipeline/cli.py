@@ -1,18 +1,20 @@
 """The terminal: commands, options, exit statuses. The only module that knows stages and click.
 
-Exit status: 0 done, 1 a fault was found, 2 something the user can mend, 130 interrupted. Results
-go to standard output, everything else to standard error. Nothing heavy is imported before a stage
-runs.
+Exit status: 0 done, 1 a fault was found, 2 something the user can mend, 75 terminated (try again),
+130 interrupted. Results go to standard output, everything else to standard error. Nothing heavy is
+imported before a stage runs.
 """
 
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from pipeline.errors import CorruptPart, CorruptTable, PipelineError
+from pipeline.termination import ends_when_told
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
 LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
@@ -92,22 +94,28 @@ def schema(as_json: bool, quiet: bool) -> None:
 @pipeline.command("cache-teacher")
 @recipe_options
 @dry_run_option("time three batches, say what the cache would cost")
+@click.option(
+    "--part-range", metavar="I/N", help="Make the I-th of N shares of the parts, I from 1."
+)
+@click.option("--finish", is_flag=True, help="Make no part; complete a cache that has all.")
 @output_options
 def cache_teacher(
-    recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool
+    recipe: str, overrides: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Run the teacher once over a dataset and keep its soft targets.
 
-    Stop it at any moment; the same command goes on where it stopped. Several may run at once. With
-    --dry-run it says first what it would take: bytes, hours on so many workers, and after how many
-    epochs or students it is cheaper than a teacher in the training loop.
+    Stop it at any moment; the same command goes on where it stopped. Several may run at once; array
+    jobs of any scheduler share the parts with --part-range, in any order, again and again, and the
+    last one completes the cache. With --dry-run it says first what it would
+    take: bytes, hours on so many workers, and after how many epochs or students it is cheaper than
+    a teacher in the training loop.
 
     Example: pipeline cache-teacher data/recipes/digits.toml --dry-run
     """
     import stages.cache_teacher as stage
     from pipeline.recipe import load_recipe
 
-    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
+    summary = stage.run(load_recipe(recipe, overrides), quiet=quiet, **options)
     _show(stage, summary, as_json)
 
 
@@ -240,6 +248,11 @@ def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
+    with ends_when_told(partial(click.echo, err=True)):
+        _run()
+
+
+def _run() -> None:
     try:
         status = pipeline.main(prog_name="pipeline", standalone_mode=False)
     except PipelineError as error:

@@ -27,9 +27,13 @@ class RecipeError(PipelineError):
     """A recipe or an override is wrong; `problems` carries every line, not only the first."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.where, self.problems = where, tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__("\n  ".join([f"{where}: {count}", *problems]))
+
+    def __reduce__(self) -> tuple[type["RecipeError"], tuple[str, tuple[str, ...]]]:
+        """Travel between processes as what it was made from."""
+        return type(self), (self.where, self.problems)
 
 
 class SampleError(PipelineError):

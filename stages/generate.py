@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.caching import make_cache, plan_written, tell_cache
+from pipeline.caching.spread import make_cache_there
 from pipeline.recipe import Recipe, require_tables
 
 STAGE = "generate"
@@ -18,6 +19,8 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     require_tables(recipe, STAGE, "teacher", "targets", "generate")
     assert recipe.generate
     folder = recipe.locate_cache(recipe.generate.path)
+    if recipe.compute and not dry_run:
+        return make_cache_there(recipe, folder, stage=STAGE, is_written=True, quiet=quiet)
     plan = partial(plan_written, recipe, quiet=quiet)
     if dry_run:
         # It brings what trains students, which the pass itself can start without.

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": set(),
     "metrics": set(),
     "progress": set(),
+    "termination": set(),
     "compute": set(),
     "samples": {"factories", "keyed", "temporary"},
     "models": {"factories"},
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("caching", "compute", "experiment", "progress", "recipe", "samples", "store"),
         "training",
     },
-    "cli": {"recipe", "stages"},
+    "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.
     "__init__": {"losses", "samples", "store", "stream"},
@@ -68,6 +69,8 @@ ONLY_IN: dict[str, set[str]] = {
     "scipy": {"labelling"},
     "PIL": {"samples"},
     "dask": {"compute"},
+    "distributed": {"compute"},
+    "dask_jobqueue": {"compute"},
     "accelerate": {"compute", "training"},
     "tokenizers": {"samples"},
     "transformers": {"models"},
@@ -85,6 +88,7 @@ WITHOUT_TORCH = {
         "keyed",
         "temporary",
         "progress",
+        "termination",
     ),
     "cli",
 }

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.caching.choice import choose_targets
 from pipeline.caching.describe import describe, make_settings
+from pipeline.caching.join import KeptLog, recall_scan
 from pipeline.caching.shape import Shape, find_shape
 from pipeline.caching.size import check_size, choose_rows_per_part
 from pipeline.caching.writing import Writing
@@ -23,6 +24,7 @@ from pipeline.compute import (
 from pipeline.errors import RecipeError
 from pipeline.experiment import (
     Scanned,
+    as_scanned,
     check_lengths,
     count_classes,
     open_data,
@@ -50,7 +52,8 @@ class Work:
     """Everything a part is made from."""
 
     samples: Samples
-    contents: ContentLog
+    scan: Scan
+    contents: ContentLog | KeptLog
     network: Network
     device: torch.device
     batch_size: int
@@ -122,8 +125,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     check_lengths(recipe, network, [cache.data])
     if writing:
         _check_length(recipe, network, writing)
-    contents = ContentLog()
-    data = scan_data(recipe, cache.data, quiet=quiet, log=contents, for_teacher=True)
+    data, contents = _find_data(recipe, folder, quiet=quiet)
     weights = weights_digest(network)
     network = set_precision(network, teacher.precision).to(device).eval()
     class_count = count_classes(network, data.samples, device, whose="teacher")
@@ -155,6 +157,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     check_size(recipe, plan, data.samples)
     return Work(
         samples=data.samples,
+        scan=data.scan,
         contents=contents,
         network=network,
         device=device,
@@ -182,6 +185,23 @@ def _prepare(teacher: Teacher, folder: Where) -> tuple[torch.device, int]:
     return device, threads
 
 
+def _find_data(
+    recipe: Recipe, folder: Where, *, quiet: bool
+) -> tuple[Scanned, ContentLog | KeptLog]:
+    """Scan the data, or take what was found when the cache that lies there was planned.
+
+    Samples that are others by now are refused when they are read.
+    """
+    assert recipe.cache
+    name, planned = recipe.cache.data, _read_planned(folder)
+    if found := planned and recall_scan(folder, planned.fingerprint):
+        (scan, kept), samples = found, open_data(recipe, name)
+        if len(samples) == scan.count + len(scan.skipped):
+            return as_scanned(recipe, name, samples, scan, for_teacher=True), kept
+    log = ContentLog()
+    return scan_data(recipe, name, quiet=quiet, log=log, for_teacher=True), log
+
+
 def _batches_at_once(scan: Scan, batch_size: int) -> int:
     batch_bytes = batch_size * math.prod(scan.shape) * np.dtype(scan.dtype).itemsize
     return max(1, READ_BYTES // max(1, batch_bytes))
@@ -189,10 +209,12 @@ def _batches_at_once(scan: Scan, batch_size: int) -> int:
 
 def _planned_threads(folder: Where) -> int | None:
     """A recipe that names no number of threads goes on with the number a cache was begun with."""
-    if not is_planned(folder):
-        return None
-    planned: int = read_plan(folder).settings["teacher"]["threads"]
-    return planned
+    planned = _read_planned(folder)
+    return planned.settings["teacher"]["threads"] if planned else None
+
+
+def _read_planned(folder: Where) -> Plan | None:
+    return read_plan(folder) if is_planned(folder) else None
 
 
 def _check_classes(recipe: Recipe, data: Scanned, class_count: int) -> None:

@@ -2,15 +2,41 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pipeline.caching.join import leave_scan
 from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work
 from pipeline.caching.size import plan_bytes_by_field
 from pipeline.progress import progress, say
-from pipeline.store import Where, check_folder, finish, missing_parts, write_plan
+from pipeline.samples import ContentLog
+from pipeline.store import (
+    Plan,
+    Where,
+    check_folder,
+    finish,
+    missing_parts,
+    plan_in_turn,
+    write_plan,
+)
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The parts of one of several processes that share a cache: number `index`, from 1, of `of`."""
+
+    index: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    def parts(self, count: int) -> range:
+        """Give its parts of so many: neighbours, and of no process more than one above another."""
+        return range(count * (self.index - 1) // self.of, count * self.index // self.of)
 
 
 def make_cache(
@@ -20,35 +46,59 @@ def make_cache(
     stage: str,
     quiet: bool,
     order: Sequence[int] | None = None,
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Make the cache that is planned, or what is missing of it; `stage` names it to people.
 
-    `order` lists the parts in the order they are to be made; the bytes do not depend on it.
+    `order` lists the parts in the order they are to be made; the bytes do not depend on it. With a
+    `share` only its parts are made, and the cache is complete once all others have made theirs.
 
     Raises: PipelineError for everything a user can mend, before the long work where it can be
         known.
     """
     started = time.perf_counter()
     check_folder(folder)
-    work = plan()
-    write_plan(work.folder, work.plan, work.shape.shared)
-    missing = missing_parts(work.folder, work.plan)
-    if work.features and missing:
+    work = begin_together(folder, plan) if share else begin(plan())
+    if work.features and missing_parts(work.folder, work.plan):
         say(f"{work.folder}: {_size_text(planned(work))}", quiet)
     startup_s = time.perf_counter() - started
-    made = _make(work, missing if order is None else order, missing, stage, quiet)
-    manifest = finish(work.folder, work.plan)
-    elapsed_s = time.perf_counter() - started - startup_s
-    return {
-        **planned(work),
-        "made_rows": made,
-        "size_bytes": manifest["size_bytes"],
-        "digest": manifest["digest"],
-        "labelled": manifest["statistics"]["labelled"],
-        "teacher_right": manifest["statistics"]["teacher_right"],
-        "startup_s": round(startup_s, 3),
-        "elapsed_s": round(elapsed_s, 3),
-    }
+    parts = range(work.plan.part_count) if order is None else order
+    made = _make(work, share.parts(work.plan.part_count) if share else parts, stage, quiet)
+    summary = {**planned(work), "made_rows": made, "startup_s": round(startup_s, 3)}
+    if share and (left := missing_parts(work.folder, work.plan)):
+        summary |= {"part_range": str(share), "missing_parts": len(left)}
+    else:
+        summary |= finish_cache(work.folder, work.plan)
+    return summary | {"elapsed_s": round(time.perf_counter() - started - startup_s, 3)}
+
+
+def begin(work: Work) -> Work:
+    """Write the plan of a cache, and what others need to help with it."""
+    write_plan(work.folder, work.plan, work.shape.shared)
+    if isinstance(work.contents, ContentLog) and missing_parts(work.folder, work.plan):
+        leave_scan(work.folder, work.plan, work.scan, work.contents)
+    return work
+
+
+def begin_together(folder: Where, plan: Callable[[], Work]) -> Work:
+    """Begin a cache as one of many that start at once: the first plans, the others wait and join.
+
+    Raises: CacheError if the folder cannot be written.
+    """
+    with plan_in_turn(folder) as is_first:
+        if is_first:
+            return begin(plan())
+    return begin(plan())
+
+
+def finish_cache(folder: Where, plan: Plan) -> dict[str, Any]:
+    """Complete a cache of which every part is there, and say what is in it.
+
+    Raises: IncompleteCache if parts are missing; CorruptPart if one was damaged.
+    """
+    manifest = finish(folder, plan)
+    statistics = {name: manifest["statistics"][name] for name in ("labelled", "teacher_right")}
+    return {"size_bytes": manifest["size_bytes"], "digest": manifest["digest"], **statistics}
 
 
 def tell_cache(summary: dict[str, Any]) -> str:
@@ -56,11 +106,24 @@ def tell_cache(summary: dict[str, Any]) -> str:
     head = tell_plan(summary)
     made = summary["made_rows"]
     speed = f"{made / max(summary['elapsed_s'], 1e-9):,.0f} rows/s" if made else "nothing to do"
-    return (
-        f"{head}, {_size(summary['size_bytes'])}\n"
+    work = (
         f"  started in {summary['startup_s']:.1f} s, made {made} rows in "
-        f"{summary['elapsed_s']:.1f} s ({speed})\n"
-        f"  digest {summary['digest'][:16]}{_accuracy(summary)}"
+        f"{summary['elapsed_s']:.1f} s ({speed})"
+    )
+    if "digest" not in summary:
+        return f"{head}\n{work}\n{_missing(summary)}"
+    return f"{head}, {_size(summary['size_bytes'])}\n{work}\n{tell_digest(summary)}"
+
+
+def tell_digest(summary: dict[str, Any]) -> str:
+    """Say what stands for every byte, and how good the teacher is."""
+    return f"  digest {summary['digest'][:16]}{_accuracy(summary)}"
+
+
+def _missing(summary: dict[str, Any]) -> str:
+    return (
+        f"  range {summary['part_range']} is done; {summary['missing_parts']} of "
+        f"{summary['parts']} parts are missing yet: whoever makes the last completes the cache"
     )
 
 
@@ -87,12 +150,14 @@ def _accuracy(summary: dict[str, Any]) -> str:
     return f"; the teacher is right on {share:.1%} of {summary['labelled']} labels"
 
 
-def _make(work: Work, order: Sequence[int], missing: Sequence[int], stage: str, quiet: bool) -> int:
-    """Make what is missing; returns the rows made here, for others may make some meanwhile."""
-    done = work.plan.rows - _rows_of(work, missing)
-    if done:
-        say(f"{work.folder}: {done} of {work.plan.rows} rows are there already", quiet)
-    if not missing:
+def _make(work: Work, parts: Sequence[int], stage: str, quiet: bool) -> int:
+    """Make what is missing of some parts; gives the rows made here, for others may make some."""
+    missing = set(missing_parts(work.folder, work.plan))
+    order = [part for part in parts if part in missing]
+    total, left = _rows_of(work, parts), _rows_of(work, order)
+    if left < total:
+        say(f"{work.folder}: {total - left} of {total} rows are there already", quiet)
+    if not order:
         return 0
     made, said = 0, set[str]()
 
@@ -101,7 +166,7 @@ def _make(work: Work, order: Sequence[int], missing: Sequence[int], stage: str, 
             say(text, quiet)
         said.add(text)
 
-    with progress(stage, total=work.plan.rows, done=done, quiet=quiet) as advance:
+    with progress(stage, total=total, done=total - left, quiet=quiet) as advance:
 
         def count(rows: int) -> None:
             nonlocal made

@@ -1,6 +1,6 @@
 """Compute: where does work run, on what, and with which guarantees?
 
-It knows devices, threads and memory; it does not know what is computed on them.
+It knows devices, threads, memory and workers; it does not know what is computed on them.
 """
 
 from pipeline.compute.accelerator import make_accelerator
@@ -13,15 +13,21 @@ from pipeline.compute.devices import (
     use_deterministic_kernels,
 )
 from pipeline.compute.memory import guard_memory, keep_freed_memory
+from pipeline.compute.schedule import Done, ask_workers
 from pipeline.compute.threads import map_threads
+from pipeline.compute.workers import Workers, open_workers
 
 __all__ = [
     "Background",
+    "Done",
+    "Workers",
+    "ask_workers",
     "device_kind",
     "guard_memory",
     "keep_freed_memory",
     "make_accelerator",
     "map_threads",
+    "open_workers",
     "pick_device",
     "set_threads",
     "software_versions",

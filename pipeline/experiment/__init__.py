@@ -4,7 +4,15 @@ Stages open the same things the same way by asking here. This room starts no wor
 nothing.
 """
 
-from pipeline.experiment.data import Joined, Scanned, join_data, open_data, open_viewed, scan_data
+from pipeline.experiment.data import (
+    Joined,
+    Scanned,
+    as_scanned,
+    join_data,
+    open_data,
+    open_viewed,
+    scan_data,
+)
 from pipeline.experiment.features import plan_features, tap_features
 from pipeline.experiment.modules import describe_models
 from pipeline.experiment.networks import (
@@ -18,6 +26,7 @@ __all__ = [
     "Joined",
     "Scanned",
     "Setup",
+    "as_scanned",
     "check_lengths",
     "count_classes",
     "describe_models",

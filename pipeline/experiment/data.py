@@ -81,9 +81,8 @@ def scan_data(
 ) -> Scanned:
     """Open a dataset and read every sample once, so that what is wrong shows before the long work.
 
-    It is to be seen in the views that the recipe says of it; the scan sees the samples as they are.
-    What a student alone sees in views of its own is clean `for_teacher`. `log` is told of the
-    contents of all that may be used.
+    It is to be seen as `as_scanned` says; the scan sees the samples as they are. `log` is told of
+    the contents of all that may be used.
 
     Raises: SampleError that counts and names what cannot be used.
     """
@@ -100,6 +99,16 @@ def scan_data(
         say(f"data.{name}: skipped {skip.id}: {skip.reason}", quiet)
     if len(scan.skipped) > SHOWN_SKIPS:
         say(f"data.{name}: skipped {len(scan.skipped)} samples in all", quiet)
+    return as_scanned(recipe, name, samples, scan, for_teacher=for_teacher)
+
+
+def as_scanned(
+    recipe: Recipe, name: str, samples: Samples, scan: Scan, *, for_teacher: bool = False
+) -> Scanned:
+    """Leave out what a scan skipped, and see the others in the views that the recipe says.
+
+    What a student alone sees in views of its own is clean `for_teacher`.
+    """
     kept = without(samples, [skip.index for skip in scan.skipped])
     is_clean = for_teacher and _is_fresh(recipe, name) and tokens_of(kept) is None
     return Scanned(kept if is_clean else _viewed(recipe, name, kept), scan)

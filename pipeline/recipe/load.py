@@ -16,6 +16,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.views import Mask
 
 MASKED = "masked_token"
+BATCH_SYSTEMS = ("slurm", "pbs", "lsf", "sge")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -33,7 +34,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     problems += list(_cross_problems(written))
     if problems:
         raise RecipeError(file.name, problems)
-    recipe._path = file
+    recipe._path, recipe._overrides = file, tuple(overrides)
     return recipe
 
 
@@ -130,6 +131,7 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
                 datasets, f"{table}.data", _table(written, table).get("data", default)
             )
     yield from _generate_problems(written)
+    yield from _compute_problems(written)
     yield from _source_problems(written)
     yield from _name_problems(written)
     training = _table(written, "training")
@@ -149,6 +151,18 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
     best_by = _table(written, "validation").get("best_by")
     if best_by == "teacher_kl" and "cache" not in _table(written, "validation"):
         yield "validation.best_by: 'teacher_kl' needs validation.cache, a cache of that data"
+
+
+def _compute_problems(written: Mapping[str, Any]) -> Iterable[str]:
+    table = _table(written, "compute")
+    if table.get("kind") not in BATCH_SYSTEMS:
+        return
+    if ("workers" in table) == ("workers_max" in table):
+        given = "both" if "workers" in table else "neither"
+        yield f"compute: needs exactly one of workers and workers_max; got {given}"
+    low, high = table.get("workers_min", 0), table.get("workers_max", 1)
+    if isinstance(low, int) and isinstance(high, int) and low > high:
+        yield f"compute.workers_min: must be at most workers_max, {high}; got {low}"
 
 
 def _name_problems(written: Mapping[str, Any]) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """What every sample held when the dataset was scanned, in a temporary file: 20 bytes a sample, and
 no memory.
 
-The teacher sees a sample long after it was scanned. A checksum tells whether it is still the same
-sample, at a quarter of the price of digesting it again.
+The teacher sees a sample long after it was scanned, perhaps on another machine. A checksum tells
+whether it is still the same sample, at a quarter of the price of digesting it again.
 """
 
 import os
@@ -46,25 +46,43 @@ class ContentLog:
                 "TMPDIR."
             ) from error
 
-    def confirm(self, name: str, start: int, batch: SampleBatch) -> NDArray[np.uint8]:
-        """Give the digests of the samples from `start` on, which must hold what they held.
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Give the entries of a range; fewer where it ends. Shapes: returns (stop - start,)."""
+        size = (stop - start) * ENTRY.itemsize
+        return np.frombuffer(os.pread(self._number, size, start * ENTRY.itemsize), ENTRY)
 
-        Shapes: returns (B, 16).
-        Raises: SampleError naming the samples of dataset `name` that were changed since.
-        """
-        size = len(batch.ids) * ENTRY.itemsize
-        content = os.pread(self._number, size, start * ENTRY.itemsize)
-        entries = np.frombuffer(content, ENTRY)
-        changed = np.flatnonzero(entries["checksum"] != content_checksums(batch.inputs))
-        if len(changed):
-            named = name_some([batch.ids[place] for place in changed[:5]], len(changed))
-            raise SampleError(
-                f"{name}: {len(changed)} of {len(batch.ids)} samples changed after they were "
-                f"scanned: {named}; nothing may write to the data while the teacher works. "
-                "Restore it and start again; finished parts are kept."
-            )
-        digests: NDArray[np.uint8] = entries["digest"]
-        return digests
+    def confirm(self, name: str, start: int, batch: SampleBatch) -> NDArray[np.uint8]:
+        """Give the digests of the samples from `start` on: see `confirm_samples`."""
+        return confirm_samples(self.read(start, start + len(batch.ids)), name, batch)
+
+
+def confirm_samples(entries: NDArray[Any], name: str, batch: SampleBatch) -> NDArray[np.uint8]:
+    """Give the digests of samples, which must be what their entries say that they were.
+
+    Shapes: entries (B,); returns (B, 16).
+    Raises: SampleError naming the samples of dataset `name` that were changed since.
+    """
+    changed = np.flatnonzero(entries["checksum"] != sample_checksums(batch))
+    if len(changed):
+        named = name_some([batch.ids[place] for place in changed[:5]], len(changed))
+        raise SampleError(
+            f"{name}: {len(changed)} of {len(batch.ids)} samples changed after they were "
+            f"scanned: {named}; nothing may write to the data while the teacher works. "
+            "Restore it and start again; finished parts are kept."
+        )
+    digests: NDArray[np.uint8] = entries["digest"]
+    return digests
+
+
+def sample_checksums(batch: SampleBatch) -> NDArray[np.uint32]:
+    """Compute a checksum of each sample's bytes, id and label.
+
+    Shapes: returns (B,).
+    """
+    contents = content_checksums(batch.inputs).tolist()
+    named = zip(contents, batch.ids, batch.labels.tolist(), strict=True)
+    each = (zlib.crc32(f"{label} {name}".encode(), content) for content, name, label in named)
+    return np.fromiter(each, np.uint32, len(contents))
 
 
 def content_checksums(inputs: NDArray[Any]) -> NDArray[np.uint32]:

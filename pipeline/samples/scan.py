@@ -23,7 +23,7 @@ from pipeline.samples.batch import (
     ids_at,
     name_some,
 )
-from pipeline.samples.contents import ContentLog, content_checksums
+from pipeline.samples.contents import ContentLog, sample_checksums
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -237,7 +237,7 @@ def _piece(start: int, batch: SampleBatch) -> Piece:
         start,
         batch.ids,
         content_digests(batch.inputs),
-        content_checksums(batch.inputs),
+        sample_checksums(batch),
         batch.labels,
         finite,
         signature=(batch.inputs.shape[1:], batch.inputs.dtype.name),

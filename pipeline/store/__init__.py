@@ -15,6 +15,7 @@ from pipeline.store.commit import (
     claim_part,
     commit_part,
     finish,
+    plan_in_turn,
     store_part,
     write_plan,
 )
@@ -23,6 +24,7 @@ from pipeline.store.fields import UNLABELLED, Field, SampleTable
 from pipeline.store.places import Spool, Where
 from pipeline.store.plan import Plan
 from pipeline.store.records import check_complete, is_planned, missing_parts, read_plan
+from pipeline.store.scratch import read_scratch, write_scratch
 from pipeline.store.shared import Shared, encode_shared, read_shared, shared_faults
 
 __all__ = [
@@ -50,9 +52,12 @@ __all__ = [
     "is_planned",
     "missing_parts",
     "open_cache",
+    "plan_in_turn",
     "read_plan",
+    "read_scratch",
     "read_shared",
     "shared_faults",
     "store_part",
     "write_plan",
+    "write_scratch",
 ]

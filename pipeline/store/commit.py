@@ -26,6 +26,7 @@ from pipeline.store.records import (
     check_complete,
     expected_manifest,
     first_of,
+    is_planned,
     read_plan,
     record_path,
     samples_path,
@@ -52,6 +53,19 @@ def write_plan(where: Where, plan: Plan, shared: Shared | None = None) -> None:
     check_same_plan(read_plan(place), plan, where=str(place))
     if shared is not None:
         write_shared(place, plan, shared)
+
+
+@contextmanager
+def plan_in_turn(where: Where) -> Iterator[bool]:
+    """Let one process at a time begin a cache, that the others find what it left; yields whether
+    there is no plan yet.
+
+    Raises: CacheError if the folder cannot be written or its file system has no locks.
+    """
+    place = as_place(where)
+    place.begin()
+    with place.claim("planning", wait=True):
+        yield not is_planned(place)
 
 
 def check_folder(where: Where) -> None:

@@ -78,9 +78,10 @@ def begin(folder: Path, teacher: nn.Module, *, k: int = 2) -> Work:
     write_plan(folder, plan)
     network = Network(teacher).eval()
     contents = ContentLog()
-    scan_samples(samples, log=contents)
+    scan = scan_samples(samples, log=contents)
     return Work(
         samples=samples,
+        scan=scan,
         contents=contents,
         network=network,
         device=torch.device("cpu"),
@@ -256,8 +257,8 @@ def test_inputs_that_cannot_be_written_to_are_fine(tmp_path: Path) -> None:
     inputs: NDArray[np.float32] = np.array(work.samples.read(range(ROWS)).inputs)
     inputs.flags.writeable = False
     assert isinstance(work.samples, ArraySamples)
-    frozen = ArraySamples("data.train", None, inputs, None, work.samples.id_rows)
-    assert make(Work(**{**vars(work), "samples": frozen})) == ROWS
+    frozen = replace(work.samples, inputs=inputs)
+    assert make(replace(work, samples=frozen)) == ROWS
 
 
 def test_data_that_changes_while_the_teacher_works_is_named_and_finished_parts_stay(

@@ -25,6 +25,7 @@ LEFT_OUT = {
         ("TransformersModel", "path"),
     ),
     *(("Teacher", "device"), ("Cache", "path"), ("Cache", "max_bytes"), ("Run", "path")),
+    ("Recipe", "compute"),
     *(("TaughtBy", "cache"), ("Training", "teachers"), ("Training", "sources")),
     *(("Source", "cache"), ("Source", "pseudo_labels"), ("Generate", "path")),
     *(("Labelling", name) for name in ("path", "cache", "labelled_cache", "show", "threads")),

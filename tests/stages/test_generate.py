@@ -233,3 +233,11 @@ def test_a_model_of_a_shorter_context_is_refused(lab: Lab) -> None:
     assert "generate.length: must be at most 24, the tokens that teacher.model takes at once" in (
         answer.stderr
     )
+
+
+@pytest.mark.slow
+def test_workers_write_what_one_process_writes(lab: Lab) -> None:
+    values = ("generate.path=spread", "compute.kind=local", "compute.workers=2")
+    answer = generate(lab, *values)
+    assert answer.status == 0, answer.stderr
+    assert bytes_of(lab.folder / "spread") == bytes_of(lab.folder / "written")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -140,10 +140,31 @@ class Bucket:
         with self._told():
             patiently(lambda: self.client.delete([path, *below]))
 
+    def leave(self, path: str, blocks: Iterable[bytes]) -> None:
+        """Write an object in pieces; it appears when the last one is there."""
+        with self._told():
+            self.client.put(f"{SCRATCH}/{path}", iter(blocks))
+
+    def recall(self, path: str, start: int, stop: int | None) -> bytes | None:
+        """Read a range of an object below `.scratch/`; None if there is none."""
+        key = f"{SCRATCH}/{path}"
+        try:
+            with self._told():
+                end = int(self.client.head(key)["size"])
+                end = end if stop is None else min(stop, end)
+                return (
+                    bytes(self.client.get_range(key, start=start, end=end)) if end > start else b""
+                )
+        except FileNotFoundError:
+            return None
+
     def sweep(self) -> None:
         """Remove what dead writers left in `.scratch/`."""
         with self._told():
             self.leases.sweep()
+            left = [path for path in self.files(SCRATCH) if not path.endswith(".lease")]
+            for path in left:
+                patiently(partial(self.client.delete, f"{SCRATCH}/{path}"))
 
     def _list(self, folder: str) -> Iterator[dict[str, Any]]:
         with self._told():

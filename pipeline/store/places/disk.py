@@ -84,10 +84,23 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8)
 
 
+def read_range(path: Path, start: int, stop: int | None) -> bytes:
+    """Read the bytes of a file from `start` up to `stop`, or to its end; fewer if it ends there."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(-1 if stop is None else stop - start)
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and flush it to the disk."""
+    write_blocks(path, [content])
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> None:
+    """Write a file block by block and flush it to the disk."""
     with path.open("wb") as file:
-        file.write(content)
+        for block in blocks:
+            file.write(block)
         file.flush()
         os.fsync(file.fileno())
 

@@ -4,7 +4,7 @@ What is written lies in `.scratch/` until it is flushed to the disk, and is then
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from pipeline.store.places.disk import (
     files_below,
     map_file,
     read_file,
+    read_range,
     remove,
     replace_synced,
     sync_folder,
     sync_tree,
+    write_blocks,
     write_files,
     write_synced,
 )
@@ -133,6 +135,21 @@ class Folder:
         """Remove a file or a whole folder, if it is there."""
         with disk_errors(self.path):
             remove(self.path / path)
+
+    def leave(self, path: str, blocks: Iterable[bytes]) -> None:
+        """Write a file beside, flush it and rename it."""
+        with locks.claim(self.path, f"{path}.new", wait=True) as scratch, disk_errors(self.path):
+            assert scratch is not None, "a claim that waits is granted"
+            write_blocks(scratch / path, blocks)
+            replace_synced(scratch / path, self.path / SCRATCH / path)
+
+    def recall(self, path: str, start: int, stop: int | None) -> bytes | None:
+        """Read a range of a file below `.scratch/`; None if there is none."""
+        with disk_errors(self.path):
+            try:
+                return read_range(self.path / SCRATCH / path, start, stop)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def sweep(self) -> None:
         """Remove what dead writers left in `.scratch/`."""

@@ -46,7 +46,7 @@ def patiently(call: Callable[[], object]) -> None:
     call()
 
 
-@dataclass
+@dataclass(eq=False)
 class Leases:
     """The leases below one prefix: those held here, and when others were last seen to change."""
 

@@ -1,7 +1,7 @@
 """Who works on what: locks that the system drops when their holder dies.
 
 A claim is a lock file `.scratch/NAME.lock` and a folder `.scratch/NAME/` for its holder's
-unfinished files. Knows names, not parts.
+unfinished files. What writers leave each other lies beside them. Knows names, not parts.
 """
 
 import errno

@@ -3,7 +3,7 @@
 Knows neither parts nor plans.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -78,6 +78,12 @@ class Place(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file or all below a folder, if it is there."""
+
+    def leave(self, path: str, blocks: Iterable[bytes]) -> None:
+        """Leave a whole file below `.scratch/` to other writers, by who holds its name."""
+
+    def recall(self, path: str, start: int, stop: int | None) -> bytes | None:
+        """Read a range of what another writer left, or to its end; None if nothing is there."""
 
     def sweep(self) -> None:
         """Remove what dead writers left."""
