@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.compute import Ranks
 from pipeline.losses import LOSSES, Loss, Term, fused_losses
 from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
 from pipeline.stream import Batch, Blended
+from pipeline.training.together import trained
 
 AnyBatch = Batch | Blended
 
@@ -129,18 +131,35 @@ def _match_blended(
     return sums, values
 
 
-def gradient_norms(sums: Sequence[Tensor], model: nn.Module) -> list[float]:
-    """Measure the gradient of each sum over all of the student's parameters; the graph is kept."""
-    trained = [each for each in model.parameters() if each.requires_grad]
-    norms = []
+def gradient_norms(
+    sums: Sequence[Tensor], model: nn.Module, ranks: Ranks | None = None
+) -> list[float]:
+    """Measure the gradient of each sum over all of the student's parameters; the graph is kept.
+
+    Of several ranks the gradients are added up, and all get the norms of that.
+    """
+    parameters, norms = trained(model), []
     for total in sums:
-        if not total.requires_grad:
-            norms.append(0.0)
-            continue
-        found = torch.autograd.grad(total, trained, retain_graph=True, allow_unused=True)
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+        if ranks and ranks.size > 1:
+            found = [_add_up(found, parameters, ranks)]
         squares = [each.detach().float().square().sum() for each in found if each is not None]
         norms.append(float(sum(squares)) ** 0.5)
     return norms
+
+
+def _add_up(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], ranks: Ranks
+) -> Tensor:
+    """Add gradients up over ranks, as one vector. Shapes: returns (number of weights,)."""
+    pairs = zip(gradients, parameters, strict=True)
+    joined = torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs]
+    )
+    ranks.add_tensor(joined)
+    return joined
 
 
 def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
