@@ -184,7 +184,8 @@ def join_ranks() -> Iterator[Ranks]:
     except BaseException as error:
         is_first = _count_ended(store, 1) <= 1
         dist.destroy_process_group()  # others learn of it by this
-        _say_farewell(store, ranks, ranks.size - isinstance(error, RankLost))
+        is_lost = is_first and isinstance(error, RankLost)
+        _say_farewell(store, ranks, ranks.size - is_lost)
         if not is_first:
             raise ToldElsewhere("another rank has said why") from error
         if isinstance(error, _Terminated):
