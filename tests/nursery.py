@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,15 +128,18 @@ class Nursery:
         *arguments: str,
         call: str = "pipeline.cli:main",
         environment: Mapping[str, str] | None = None,
+        others: Sequence[str] = (),
     ) -> list[Child]:
-        """Start as many ranks as torchrun would, by hand."""
+        """Start as many ranks as torchrun would, by hand; `others` replace the second argument of
+        those after the first.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         told = {"WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
         return [
             self.start(
-                *arguments,
+                *(arguments if not rank or not others else _replaced(arguments, others[rank - 1])),
                 call=call,
                 environment={
                     **told,
@@ -164,6 +167,10 @@ class Nursery:
         hold its standard input open.
         """
         self._server.communicate(json.dumps({"end": True}) + "\n", timeout=PATIENCE_S)
+
+
+def _replaced(arguments: Sequence[str], second: str) -> list[str]:
+    return [arguments[0], second, *arguments[2:]]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
