@@ -13,29 +13,19 @@ from pipeline.errors import PipelineError, RecipeError, list_differences
 from pipeline.models import Network
 from pipeline.recipe import Recipe
 
-# Losses that compare the samples of a batch with each other.
-RELATIONS = ("relational_distance", "relational_angle", "similarity")
 
+def check_several(recipe: Recipe, network: Network) -> None:
+    """Refuse a student that several ranks cannot train.
 
-def check_several(recipe: Recipe, network: Network, ranks: Ranks) -> None:
-    """Refuse what would mean something else where each rank has its own rows of a batch.
-
-    Raises: RecipeError naming all of it.
+    Raises: RecipeError if it waits for other ranks in its forward pass.
     """
-    problems = [
-        f"losses.{number}.kind: '{loss.kind}' compares all samples of a batch with each other, and "
-        f"each of {ranks.size} ranks has its own; train on one, or choose another loss"
-        for number, loss in enumerate(recipe.losses)
-        if loss.kind in RELATIONS
-    ]
     if any(isinstance(module, nn.SyncBatchNorm) for module in network.modules()):
-        problems.append(
+        line = (
             "student.model: has SyncBatchNorm, which would wait for ever for a rank without rows "
             "of a short batch; give it BatchNorm, of which each rank has its own statistics and "
             "their average is kept"
         )
-    if problems:
-        raise RecipeError(recipe.file, problems)
+        raise RecipeError(recipe.file, [line])
 
 
 def check_same(identity: Mapping[str, Any], ranks: Ranks) -> None:

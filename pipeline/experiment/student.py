@@ -73,7 +73,7 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool, ranks: Ranks | No
     torch.manual_seed(training.seed)
     network = open_student_model(recipe, quiet=quiet).to(device)
     if ranks.size > 1:
-        check_several(recipe, network, ranks)
+        check_several(recipe, network)
     taps = find_taps(recipe)
     network.tap(taps)
     read = [*training.names, *(table.data for table in asked.values() if table)]

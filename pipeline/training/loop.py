@@ -26,6 +26,7 @@ from pipeline.training.match import (
     count_positions,
     gradient_norms,
     match,
+    relate_batch,
 )
 from pipeline.training.optimizer import SCHEDULES
 from pipeline.training.together import add_gradients, share_buffers, trained
@@ -224,11 +225,14 @@ def _compare(
     apart: bool,
 ) -> Sums:
     """Ask the student about a batch; a rank that has no rows of it has nothing to add."""
-    if not batch.ids:
+    output = None
+    if batch.ids:
+        output = learner.network(batch.inputs.to(learner.accelerator.device))
+    related = relate_batch(output, batch, losses, learner.ranks)
+    if output is None:
         nothing = torch.zeros(len(losses))
         return list(nothing), nothing
-    output = learner.network(batch.inputs.to(learner.accelerator.device))
-    return match(output, batch, losses, counts, apart=apart)
+    return match(output, batch, losses, counts, apart=apart, related=related)
 
 
 def _add_ranks(learner: Learner, values: Metrics) -> Metrics:

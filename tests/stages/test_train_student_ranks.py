@@ -204,23 +204,13 @@ def test_a_loss_that_is_not_finite_is_told_by_the_rank_that_met_it(
     assert "on a batch that begins with the samples s" in error
 
 
-def test_losses_between_samples_and_synchronised_statistics_are_refused(
-    cached_lab: Lab, nursery: Nursery
-) -> None:
+def test_synchronised_statistics_are_refused(cached_lab: Lab, nursery: Nursery) -> None:
     models = cached_lab.folder / "tiny_models.py"
     models.write_text(models.read_text() + SYNCHRONISED)
-    answers = train(
-        nursery,
-        cached_lab,
-        2,
-        'student.model.factory="tiny_models:synchronised"',
-        'losses=[{ kind = "similarity", weight = 1.0, feature = "f", module = "1" }]',
-    )
+    answers = train(nursery, cached_lab, 2, 'student.model.factory="tiny_models:synchronised"')
     (error,) = errors(answers)
     assert error == (
-        f"{cached_lab.recipe.name}: 2 problems\n"
-        "  losses.0.kind: 'similarity' compares all samples of a batch with each other, and each "
-        "of 2 ranks has its own; train on one, or choose another loss\n"
+        f"{cached_lab.recipe.name}: 1 problem\n"
         "  student.model: has SyncBatchNorm, which would wait for ever for a rank without rows of "
         "a short batch; give it BatchNorm, of which each rank has its own statistics and their "
         "average is kept\n"

@@ -131,31 +131,78 @@ def blended(folder: Path) -> Case:
     return Case(stream, linear, weigh([HARD, SOFT]))
 
 
+class Featured(Stream):
+    """Batches whose feature is the inputs of each sample."""
+
+    def forever(self) -> Any:
+        for batch in super().forever():
+            yield replace(batch, features={"first": batch.inputs})
+
+
+def of_feature(kind: str, **more: Any) -> WeightedLoss:
+    return WeightedLoss(kind, LOSSES[kind], 1.0, {}, feature="first", **more)
+
+
 def hinted(folder: Path) -> Case:
     """For two steps the first layer alone learns: what comes later has no gradient anywhere."""
-
-    class Hinted(Stream):
-        def forever(self) -> Any:
-            for batch in super().forever():
-                yield replace(batch, features={"first": batch.inputs})
 
     def network() -> Network:
         made = linear()
         made.projections = nn.ModuleDict({"hint": nn.Linear(7, 3)})
         return made
 
-    loss = WeightedLoss("hint", LOSSES["hint"], 1.0, {}, feature="first", first_steps=2)
     return Case(
-        lambda own: Hinted(make_samples(ROWS), batch_size=6, **own),
+        lambda own: Featured(make_samples(ROWS), batch_size=6, **own),
         network,
-        [*weigh([HARD]), loss],
+        [*weigh([HARD]), of_feature("hint", first_steps=2)],
         taps={"hint": Tap("1")},
+    )
+
+
+RELATIONS = ("relational_distance", "relational_angle", "similarity")
+
+
+def related(folder: Path) -> Case:
+    """Samples are compared with those of other ranks; of the last batch one rank has none."""
+    return Case(
+        lambda own: Featured(make_samples(ROWS), batch_size=21, **own),
+        linear,
+        [*weigh([HARD]), *map(of_feature, RELATIONS)],
+        taps={name: Tap("1") for name in RELATIONS},
+    )
+
+
+def related_sources(folder: Path) -> Case:
+    """The source that has features has fewer rows in a batch than there are ranks."""
+
+    def stream(own: dict[str, Any]) -> Blend:
+        few = Featured(make_samples(8), batch_size=2, seed=1, **own)
+        return Blend([few, Stream(make_samples(ROWS), batch_size=4, **own)])
+
+    return Case(
+        stream,
+        linear,
+        [*weigh([HARD]), of_feature("similarity")],
+        replace(FEW, accumulate=2),
+        taps={"similarity": Tap("1")},
     )
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
     each.__name__: each
-    for each in (image, short, accumulated, clipped, partly_labelled, mixed, text, blended, hinted)
+    for each in (
+        image,
+        short,
+        accumulated,
+        clipped,
+        partly_labelled,
+        mixed,
+        text,
+        blended,
+        hinted,
+        related,
+        related_sources,
+    )
 }
 
 
