@@ -35,6 +35,7 @@ ENDED = "ended"
 # The rank that keeps that number waits so long for others to have read it.
 FAREWELL_S = 5.0
 CPU = torch.device("cpu")
+FOR_RANKS = ("auto", "cuda", "cpu")
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,14 @@ def pick_rank_device(name: str, ranks: Ranks) -> torch.device:
     """
     if ranks.size == 1:
         return pick_device(name)
-    if name.startswith("cuda:"):
+    if name not in FOR_RANKS:
         raise PipelineError(
-            f"training.device: '{name}' is one GPU, but there are {ranks.size} ranks. With 'cuda' "
-            "or 'auto' each takes the GPU of its own number."
+            f"training.device: '{name}' is one device, but there are {ranks.size} ranks; allowed "
+            f"are {', '.join(FOR_RANKS)}. With 'cuda' or 'auto' each takes the GPU of its own "
+            "number."
         )
-    if name == "auto" and not torch.cuda.is_available():
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return CPU
-    if name != "auto" and name != "cuda":
-        return pick_device(name)
     count = torch.cuda.device_count()
     if ranks.local >= count:
         raise PipelineError(

@@ -145,7 +145,7 @@ def test_what_cannot_be_read_is_refused(told: dict[str, str], message: str) -> N
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     two = Ranks(rank=3, size=4, local=1)
     assert pick_rank_device("cpu", two) == torch.device("cpu")
-    with pytest.raises(PipelineError, match="'cuda:0' is one GPU, but there are 4 ranks"):
+    with pytest.raises(PipelineError, match="'cuda:0' is one device, but there are 4 ranks"):
         pick_rank_device("cuda:0", two)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
