@@ -16,8 +16,9 @@ from pipeline.stream.order import Rows
 
 @dataclass(frozen=True)
 class Slices:
-    """One rank of `world_size`: of each batch it has consecutive rows, as many as any other or one
-    fewer. In a batch that has fewer rows than there are ranks, the last ranks have none.
+    """One rank of `world_size`: its rows of a batch are consecutive, as many as others or one less.
+
+    Of a batch that has fewer rows than there are ranks, some have none.
     """
 
     rank: int = 0

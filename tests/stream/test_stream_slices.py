@@ -1,5 +1,6 @@
 """Several ranks go through one order: together they have every batch, and each row once."""
 
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from test_stream_chosen import COPIES, make_table
 from tiny import CLASSES, make_cache, make_samples
 
 from pipeline.errors import PipelineError
-from pipeline.samples import Samples, make_views, open_samples
+from pipeline.samples import SampleBatch, Samples, make_views, open_samples
 from pipeline.samples.arrays import ArraySamples
+from pipeline.samples.batch import Indices
 from pipeline.store import Cache
 from pipeline.stream import Batch, Blend, Blended, Stream
 from pipeline.stream.slices import Slices
@@ -138,6 +140,34 @@ def test_a_place_means_the_same_for_any_number_of_ranks(cache: Cache) -> None:
             stream.load_state_dict(begun[0].state_dict())
             rest += [sample_id for batch in stream for sample_id in batch.ids]
         assert sorted(seen + rest) == sorted(f"s{row}" for row in range(ROWS))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Samples that remember which of them were read."""
+
+    samples: ArraySamples
+    name: str = "data.train"
+    class_names: None = None
+    read_rows: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        return self.samples.ids(start, stop)
+
+    def read(self, indices: Indices) -> SampleBatch:
+        self.read_rows.extend(np.asarray(indices).tolist())
+        return self.samples.read(indices)
+
+
+def test_a_rank_reads_its_own_samples_alone(cache: Cache) -> None:
+    samples = Watched(make_samples(ROWS))
+    stream = Stream(samples, cache, batch_size=6, rank=1, world_size=3, check=False)
+    given = [sample_id for batch in stream for sample_id in batch.ids]
+    assert [f"s{row}" for row in samples.read_rows] == given
+    assert len(given) == 2 + 2 + 2 + 2  # of 6, 6, 6 and 5 rows
 
 
 @pytest.mark.parametrize("world_size", [2, 5])
