@@ -176,14 +176,17 @@ def join_ranks() -> Iterator[Ranks]:
     if ranks.size == 1:
         yield ranks
         return
-    store = _begin(ranks)
+    with _finding(ranks):
+        store = next(rendezvous("env://", timeout=timedelta(seconds=ranks.timeout_s)))[0]
     try:
         with _ending_when_told():
+            _connect(ranks, store)
             yield ranks
             ranks.meet()
     except BaseException as error:
         is_first = _count_ended(store, 1) <= 1
-        dist.destroy_process_group()  # others learn of it by this
+        if dist.is_initialized():
+            dist.destroy_process_group()  # others learn of it by this
         is_lost = is_first and isinstance(error, RankLost)
         _say_farewell(store, ranks, ranks.size - is_lost)
         if not is_first:
@@ -197,27 +200,30 @@ def join_ranks() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _begin(ranks: Ranks) -> Any:
-    """Find the other ranks. Numbers go through gloo also where gradients go through nccl."""
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    timeout = timedelta(seconds=ranks.timeout_s)
-    try:
-        store = next(rendezvous("env://", timeout=timeout))[0]
+def _connect(ranks: Ranks, store: Any) -> None:
+    """Begin the group. Numbers go through gloo also where gradients go through nccl."""
+    with _finding(ranks):
         dist.init_process_group(
-            backend,
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
             rank=ranks.rank,
             world_size=ranks.size,
-            timeout=timeout,
+            timeout=timedelta(seconds=ranks.timeout_s),
         )
+    # One that failed before others have connected to it would look like one that never came.
+    ranks.meet()
+
+
+@contextmanager
+def _finding(ranks: Ranks) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise PipelineError(
             f"rank {ranks.rank} of {ranks.size}: the ranks did not find each other in "
-            f"{ranks.timeout_s:g} s ({TIMEOUT}). Start all of them, with one "
-            "MASTER_ADDR and a MASTER_PORT that is free there."
+            f"{ranks.timeout_s:g} s ({TIMEOUT}). Start all of them, with one MASTER_ADDR and a "
+            "MASTER_PORT that is free there."
         ) from error
-    store.set_timeout(timedelta(seconds=FAREWELL_S))
-    return store
 
 
 def _count_ended(store: Any, more: int) -> int:
