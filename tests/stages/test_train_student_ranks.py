@@ -79,7 +79,7 @@ def flat(result: dict[str, Any]) -> dict[str, float]:
 def test_a_run_of_two_ranks_goes_on_with_the_rest_of_the_epoch_on_any_number(
     size: int, cached_lab: Lab, nursery: Nursery
 ) -> None:
-    settings = (*STEADY, "training.checkpoint_every=3", "training.epochs=15")
+    settings = (*STEADY, "training.checkpoint_every=3", "training.epochs=6")
     assert cached_lab.train_student("--quiet", *options(*settings, "run.path=alone")).status == 0
     children = start(nursery, cached_lab, 2, *settings)
     pointer = cached_lab.run / "last.json"
@@ -96,11 +96,11 @@ def test_a_run_of_two_ranks_goes_on_with_the_rest_of_the_epoch_on_any_number(
         [line for line in cached_lab.metrics() if line["step"] <= 40],
         [line for line in cached_lab.metrics("alone") if line["step"] <= 40],
     )
-    assert [line["step"] for line in cached_lab.metrics() if "loss" in line] == list(range(1, 121))
+    assert [line["step"] for line in cached_lab.metrics() if "loss" in line] == list(range(1, 49))
 
 
 def test_stopped_ranks_go_on_bit_for_bit(cached_lab: Lab, nursery: Nursery) -> None:
-    settings = ("training.checkpoint_every=3", "training.epochs=8")  # with dropout
+    settings = ("training.checkpoint_every=3", "training.epochs=5")  # with dropout
     undisturbed = train(nursery, cached_lab, 2, *settings, "run.path=undisturbed")
     assert [answer.status for answer in undisturbed] == [0, 0]
     children = start(nursery, cached_lab, 2, *settings)
