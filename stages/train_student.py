@@ -193,7 +193,8 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
     network, optimizer = accelerator.prepare(setup.network, optimizer)
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
     start = _resume(setup, optimizer, quiet)
-    check_same({"weights_at_the_start": weights_digest(setup.network)}, setup.ranks)
+    if setup.ranks.size > 1:
+        check_same({"weights_at_the_start": weights_digest(setup.network)}, setup.ranks)
     with (
         guard_memory(training.rows_a_batch, "training"),
         progress(
@@ -210,20 +211,20 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
     is_first = setup.ranks.is_first
     best = read_weights(setup.folder / BEST_WEIGHTS, "best weights") if is_first else {}
     load_weights(setup.network.model, setup.ranks.hand_out(best), "best weights")
-    result = _result(setup, end, time.perf_counter() - started)
+    result = _result(setup, end, started)
     if is_first:
         _write(setup, result)
     return result
 
 
-def _result(setup: Setup, end: Progress, elapsed_s: float) -> dict[str, Any]:
+def _result(setup: Setup, end: Progress, started_s: float) -> dict[str, Any]:
     return {
         "steps": end.step,
         "best_step": end.best_step,
         "validation": end.best,
         "test": _evaluate(setup, "test"),
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
-        "elapsed_s": round(elapsed_s, 3),
+        "elapsed_s": round(time.perf_counter() - started_s, 3),
         "ranks": setup.ranks.size,
         "gradient_share": _mean_shares(setup),
         **({"warnings": told} if (told := _warn_alone(setup)) else {}),

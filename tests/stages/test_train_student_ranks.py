@@ -218,6 +218,24 @@ def test_synchronised_statistics_are_refused(cached_lab: Lab, nursery: Nursery) 
     assert not cached_lab.run.exists()
 
 
+def test_students_that_begin_with_other_weights_are_refused(
+    cached_lab: Lab, nursery: Nursery
+) -> None:
+    models = cached_lab.folder / "tiny_models.py"
+    models.write_text(models.read_text() + OF_RANK)
+    answers = train(nursery, cached_lab, 2, 'student.model.factory="tiny_models:of_rank"')
+    (error,) = errors(answers)
+    assert "rank 1 of 2: opened something else than rank 0 (there)\n  initial_weights: " in error
+    assert not cached_lab.run.exists()
+
+
+OF_RANK = """
+
+def of_rank():
+    import os
+    torch.manual_seed(int(os.environ["RANK"]))
+    return student()
+"""
 SYNCHRONISED = """
 
 def synchronised():
