@@ -6,6 +6,7 @@ imported before a stage runs.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import CorruptPart, CorruptTable, PipelineError
+from pipeline.errors import CorruptPart, CorruptTable, PipelineError, ToldElsewhere
 from pipeline.termination import ends_when_told
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
@@ -177,17 +178,23 @@ def train_student(
 ) -> None:
     """Train a student from a cache, on hard labels, or on both.
 
-    Stop it at any moment; the same command goes on from the last checkpoint.
+    Stop it at any moment; the same command goes on from the last checkpoint. On several GPUs or
+    machines: torchrun -m pipeline train-student RECIPE
 
     Example: pipeline train-student data/recipes/digits.toml --set training.seed=1
     """
+    # Of a rank that is lost torch tells in thirty lines; the one that matters is ours.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import stages.train_student as stage
     from pipeline.recipe import load_recipe
 
     if follow:
         overrides = (*overrides, "training.follow=true")
-    summary = stage.run(load_recipe(recipe, overrides), dry_run=dry_run, quiet=quiet)
-    _show(stage, summary, as_json)
+    with stage.join() as ranks:
+        loaded = load_recipe(recipe, overrides)
+        summary = stage.run(loaded, dry_run=dry_run, quiet=quiet, ranks=ranks)
+    if ranks.is_first:
+        _show(stage, summary, as_json)
 
 
 @pipeline.command()
@@ -255,6 +262,8 @@ def main() -> None:
 def _run() -> None:
     try:
         status = pipeline.main(prog_name="pipeline", standalone_mode=False)
+    except ToldElsewhere:
+        sys.exit(MENDABLE)
     except PipelineError as error:
         closer = [LOOK_CLOSER] if isinstance(error, CorruptPart) else []
         notes = [*getattr(error, "__notes__", []), *closer]

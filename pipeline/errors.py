@@ -10,6 +10,8 @@ PipelineError            anything a user can mend; the CLI prints it without a t
     FingerprintMismatch  made from another setup; names the keys that differ
     CorruptPart          a checksum or a length is wrong; names the part and the file
   CorruptTable           pseudo-labels are not what was written; names the file
+  RankLost               another rank of torchrun's has died, or does not answer
+  ToldElsewhere          another rank has said what is wrong; nothing is left to say here
 
 A message has four parts: where, what is wrong with the value given, what is allowed, what to do.
 Anything else that escapes is our bug and shows its traceback.
@@ -66,6 +68,14 @@ class CorruptPart(CacheError):
 
 class CorruptTable(PipelineError):
     """Pseudo-labels are not what was written; names the file."""
+
+
+class RankLost(PipelineError):
+    """Another rank of torchrun's has died, or does not answer."""
+
+
+class ToldElsewhere(PipelineError):
+    """Another rank has said what is wrong; nothing is left to say here."""
 
 
 SHOWN_DIFFERENCES = 8

@@ -1,16 +1,25 @@
-"""`pipeline train-student`: train a network from a cache, on hard labels, or on both."""
+"""`pipeline train-student`: train a network from a cache, on hard labels, or on both.
+
+Under torchrun every rank runs all of it; the first alone writes and prints.
+"""
 
 import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.compute import guard_memory, make_accelerator
+from pipeline.compute import Ranks, guard_memory, join_ranks, make_accelerator
 from pipeline.errors import RecipeError
-from pipeline.experiment import Setup, open_student
-from pipeline.models import load_weights, read_weights, save_pretrained, save_reference
+from pipeline.experiment import Setup, check_same, open_student
+from pipeline.models import (
+    load_weights,
+    read_weights,
+    save_pretrained,
+    save_reference,
+    weights_digest,
+)
 from pipeline.progress import progress, say
 from pipeline.recipe import Recipe, require_tables, resolved
 from pipeline.training.checkpoint import (
@@ -24,7 +33,7 @@ from pipeline.training.evaluation import better_by, evaluate
 from pipeline.training.loop import Learner, Metrics, Observers, Progress, Schedule, train
 from pipeline.training.match import weigh
 from pipeline.training.optimizer import make_optimizer
-from pipeline.training.randomness import restore_rng
+from pipeline.training.randomness import gather_rng, restore_rank_rng, seed_rank
 from pipeline.training.run_folder import (
     RESULT,
     append_metrics,
@@ -42,31 +51,45 @@ PRETRAINED = "pretrained"
 FAINT = 0.01
 
 
-def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Train the student that a recipe describes, or go on with it.
+def join() -> AbstractContextManager[Ranks]:
+    """Be one of the ranks that torchrun started, or alone."""
+    return join_ranks()
+
+
+def run(
+    recipe: Recipe, *, dry_run: bool = False, quiet: bool = False, ranks: Ranks | None = None
+) -> dict[str, Any]:
+    """Train the student that a recipe describes, or go on with it; alone, or as one of several.
 
     Raises: PipelineError for everything a user can mend, before the first step where it can be
-    known.
+        known.
     """
+    ranks = ranks or Ranks()
+    quiet = quiet or not ranks.is_first
     require_tables(recipe, "train-student", "student", "losses", "training", "run")
     assert recipe.run
     folder = recipe.locate(recipe.run.path)
     if dry_run:
-        setup = open_student(recipe, folder, quiet=quiet)
+        setup = open_student(recipe, folder, quiet=quiet, ranks=ranks)
         return {"run": str(folder), "steps": _schedule(setup).steps, "trained": False}
-    with hold_run(folder):
-        setup = open_student(recipe, folder, quiet=quiet)
+    with hold_run(folder) if ranks.is_first else nullcontext():
+        setup = open_student(recipe, folder, quiet=quiet, ranks=ranks)
         schedule = _schedule(setup)
-        begin_run(folder, setup.identity, resolved(recipe))
-        _tell_views(setup, schedule.steps, quiet)
-        for warning in _warn_alone(setup):
-            say(f"warning: {warning}", quiet)
-        result = read_result(folder)
+        result = ranks.hand_out(_begin(setup, schedule, quiet) if ranks.is_first else None)
         if result is None:
             result = _train(setup, schedule, quiet)
         else:
             say(f"{folder}: this run has ended; delete the folder to train it again", quiet)
     return {"run": str(folder), "trained": True, **result}
+
+
+def _begin(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any] | None:
+    """Write down what is about to begin; gives how it ended if it has."""
+    begin_run(setup.folder, setup.identity, resolved(setup.recipe))
+    _tell_views(setup, schedule.steps, quiet)
+    for warning in _warn_alone(setup):
+        say(f"warning: {warning}", quiet)
+    return read_result(setup.folder)
 
 
 def tell(summary: dict[str, Any]) -> str:
@@ -169,7 +192,9 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
     )
     network, optimizer = accelerator.prepare(setup.network, optimizer)
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
-    start = _resume(setup, optimizer)
+    start = _resume(setup, optimizer, quiet)
+    if setup.ranks.size > 1:
+        check_same({"weights_at_the_start": weights_digest(setup.network)}, setup.ranks)
     with (
         guard_memory(training.rows_a_batch, "training"),
         progress(
@@ -177,21 +202,30 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         ) as advance,
     ):
         end = train(
-            Learner(accelerator, network, optimizer, losses, setup.taps),
+            Learner(accelerator, network, optimizer, losses, setup.taps, setup.ranks),
             setup.stream,
             schedule=schedule,
             start=start,
             observers=_observers(setup, optimizer, advance),
         )
-    best = read_weights(setup.folder / BEST_WEIGHTS, "best weights")
-    load_weights(setup.network.model, best, "best weights")
-    result: dict[str, Any] = {
+    is_first = setup.ranks.is_first
+    best = read_weights(setup.folder / BEST_WEIGHTS, "best weights") if is_first else {}
+    load_weights(setup.network.model, setup.ranks.hand_out(best), "best weights")
+    result = _result(setup, end, started)
+    if is_first:
+        _write(setup, result)
+    return result
+
+
+def _result(setup: Setup, end: Progress, started_s: float) -> dict[str, Any]:
+    return {
         "steps": end.step,
         "best_step": end.best_step,
         "validation": end.best,
         "test": _evaluate(setup, "test"),
         "parameters": sum(each.numel() for each in setup.network.model.parameters()),
-        "elapsed_s": round(time.perf_counter() - started, 3),
+        "elapsed_s": round(time.perf_counter() - started_s, 3),
+        "ranks": setup.ranks.size,
         "gradient_share": _mean_shares(setup),
         **({"warnings": told} if (told := _warn_alone(setup)) else {}),
         **{
@@ -200,13 +234,17 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
             if key in setup.identity
         },
     }
+
+
+def _write(setup: Setup, result: dict[str, Any]) -> None:
+    """Keep the best student for others to use, and at last how its run ended."""
+    assert setup.recipe.student
     if projections := _projections(setup):
         save_projections(setup.folder, projections)
     save_pretrained(setup.network, setup.folder / PRETRAINED, tokenizer=_tokenizer(setup.recipe))
     model = setup.recipe.student.model.model_dump(exclude_none=True)
     save_reference(setup.folder, model, setup.recipe.base)
     replace_json(setup.folder / RESULT, result)
-    return result
 
 
 def _projections(setup: Setup) -> dict[str, Any]:
@@ -231,47 +269,63 @@ def _tokenizer(recipe: Recipe) -> Path | None:
     return recipe.locate(source) if source and recipe.locate(source).is_dir() else None
 
 
-def _resume(setup: Setup, optimizer: Any) -> Progress:
-    checkpoint = load_checkpoint(setup.folder)
+def _resume(setup: Setup, optimizer: Any, quiet: bool) -> Progress:
+    ranks, seed = setup.ranks, setup.identity["training"]["seed"]
+    checkpoint = ranks.hand_out(load_checkpoint(setup.folder) if ranks.is_first else None)
+    if ranks.is_first:
+        keep_metrics_until(setup.folder, checkpoint.step if checkpoint else -1)
     if checkpoint is None:
-        keep_metrics_until(setup.folder, -1)
-        torch.manual_seed(setup.identity["training"]["seed"])
+        seed_rank(seed, ranks)
         return Progress()
     load_weights(setup.network.model, checkpoint.weights, "last checkpoint")
     if setup.network.projections is not None:
         load_weights(setup.network.projections, checkpoint.projections, "last checkpoint")
     optimizer.load_state_dict(checkpoint.optimizer_state)
-    restore_rng(checkpoint.rng)
+    before = restore_rank_rng(checkpoint.rng, ranks, seed=seed, step=checkpoint.step)
+    if before != ranks.size:
+        say(
+            f"{setup.folder}: goes on with {ranks.size} ranks after {before}: the rest of the "
+            "epoch is what it would have been, what is drawn at random (dropout) is not",
+            quiet,
+        )
     setup.stream.load_state_dict(checkpoint.progress["stream"])
-    keep_metrics_until(setup.folder, checkpoint.step)
     return Progress(**checkpoint.progress)
 
 
 def _evaluate(setup: Setup, name: str) -> Metrics:
     stream = setup.evaluations.get(name)
-    return evaluate(setup.network, stream, setup.device) if stream else {}
+    return evaluate(setup.network, stream, setup.device, setup.ranks) if stream else {}
 
 
 def _observers(setup: Setup, optimizer: Any, advance: Any) -> Observers:
-    validation = setup.recipe.validation
+    validation, is_first = setup.recipe.validation, setup.ranks.is_first
 
     def checkpoint(now: Progress) -> None:
-        save_checkpoint(
-            setup.folder,
-            now.step,
-            weights=setup.network.model.state_dict(),
-            projections=_projections(setup),
-            optimizer_state=optimizer.state_dict(),
-            progress=asdict(now),
-        )
+        rng = gather_rng(setup.ranks)
+        if is_first:
+            save_checkpoint(
+                setup.folder,
+                now.step,
+                weights=setup.network.model.state_dict(),
+                projections=_projections(setup),
+                optimizer_state=optimizer.state_dict(),
+                progress=asdict(now),
+                rng=rng,
+            )
+
+    def log(line: Mapping[str, Any]) -> None:
+        if is_first:
+            append_metrics(setup.folder, line)
+
+    def keep_best(metrics: Metrics) -> None:
+        if is_first:
+            save_best(setup.folder, setup.network.model.state_dict(), metrics)
 
     return Observers(
-        log=lambda line: append_metrics(setup.folder, line),
+        log=log,
         evaluate=(lambda: _evaluate(setup, "validation")) if validation else None,
         better=better_by(validation.best_by if validation else "accuracy"),
         save_checkpoint=checkpoint,
-        save_best=lambda metrics: save_best(
-            setup.folder, setup.network.model.state_dict(), metrics
-        ),
+        save_best=keep_best,
         advance=advance,
     )

@@ -6,17 +6,18 @@ Requests and answers are lines of JSON. Tests of kills would otherwise spend the
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from laboratory import Answer
 
 SERVER = """\
-import json, os, signal, sys
+import importlib, json, os, signal, sys
 # A shell ignores Ctrl-C for what it runs in the background, and so would all that is forked here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A kill of a process loses nothing that was written; only a power cut could.
@@ -36,10 +37,15 @@ for line in sys.stdin:
         if answer == 0:
             os.dup2(os.open(request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             os.dup2(os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            os.environ.update(request["variables"])
             sys.argv = ["pipeline", *request["arguments"]]
+            os.environ.update(request["environment"])
             try:
-                pipeline.cli.main()
+                module, _, name = request["call"].partition(":")
+                if module == "pipeline.cli":
+                    pipeline.cli.main()
+                else:
+                    getattr(importlib.import_module(module), name)(*request["arguments"])
+                status = 0
             except SystemExit as end:
                 status = end.code
             except BaseException:
@@ -85,24 +91,65 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Of what torch reads when it is imported; the command line sets the first itself.
+            env={
+                **os.environ,
+                "TORCH_CPP_LOG_LEVEL": "ERROR",
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
         )
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == "ready\n"
 
-    def start(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Child:
-        """Start a command line, with some environment variables of its own."""
+    def start(
+        self,
+        *arguments: str,
+        call: str = "pipeline.cli:main",
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start a command line, or a function of a test with such arguments."""
         self._born += 1
         output = self._folder / f"child{self._born}"
         for ending in (".stdout", ".stderr"):
             output.with_suffix(ending).touch()
         request: dict[str, object] = {
             "arguments": arguments,
-            "variables": dict(variables or {}),
+            "call": call,
+            "environment": dict(environment or {}),
             "stdout": str(output.with_suffix(".stdout")),
             "stderr": str(output.with_suffix(".stderr")),
         }
         return Child(self, self.ask(request), output)
+
+    def start_ranks(
+        self,
+        size: int,
+        *arguments: str,
+        call: str = "pipeline.cli:main",
+        environment: Mapping[str, str] | None = None,
+        others: Sequence[str] = (),
+    ) -> list[Child]:
+        """Start as many ranks as torchrun would, by hand; `others` replace the second argument of
+        those after the first.
+        """
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        told = {"WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        return [
+            self.start(
+                *(arguments if not rank or not others else _replaced(arguments, others[rank - 1])),
+                call=call,
+                environment={
+                    **told,
+                    "RANK": f"{rank}",
+                    "LOCAL_RANK": f"{rank}",
+                    **(environment or {}),
+                },
+            )
+            for rank in range(size)
+        ]
 
     def ask(self, request: dict[str, object]) -> int:
         """Send a request and wait for its answer."""
@@ -120,6 +167,10 @@ class Nursery:
         hold its standard input open.
         """
         self._server.communicate(json.dumps({"end": True}) + "\n", timeout=PATIENCE_S)
+
+
+def _replaced(arguments: Sequence[str], second: str) -> list[str]:
+    return [arguments[0], second, *arguments[2:]]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

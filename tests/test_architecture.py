@@ -153,6 +153,8 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
     tops = {name.partition(".")[0] for name in imports(path)}
     for top in sorted(tops & ONLY_IN.keys()):
         assert room in ONLY_IN[top], f"{top} belongs in {sorted(ONLY_IN[top])}, not in {room}"
+    if any(name.startswith("torch.distributed") for name in imports(path)):
+        assert room == "compute", f"torch.distributed belongs in compute, not in {room}"
     is_without = room in WITHOUT_TORCH and path.name not in RUNS_TORCH
     assert not (is_without and "torch" in tops), f"{room} does without torch"
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from laboratory import run_cli
+from torch.distributed.run import get_args_parser
 
 from pipeline.cli import pipeline
 from pipeline.recipe import load_recipe
@@ -59,6 +60,10 @@ def test_the_readme_names_no_command_that_is_not_there() -> None:
 @pytest.mark.parametrize("line", shell_lines())
 def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str) -> None:
     words = shlex.split(line, comments=True)
+    if words[0] == "torchrun":
+        told = get_args_parser().parse_args(words[1:])
+        assert (told.module, told.training_script) == (True, "pipeline")
+        words = ["pipeline", *told.training_script_args]
     if words[0] == "source":
         assert words[1] == ".venv/bin/activate"  # which scripts/install makes
     elif words[0] == "pipeline":

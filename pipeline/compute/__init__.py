@@ -13,6 +13,7 @@ from pipeline.compute.devices import (
     use_deterministic_kernels,
 )
 from pipeline.compute.memory import guard_memory, keep_freed_memory
+from pipeline.compute.ranks import Ranks, join_ranks, pick_rank_device
 from pipeline.compute.schedule import Done, ask_workers
 from pipeline.compute.threads import map_threads
 from pipeline.compute.workers import Workers, open_workers
@@ -20,15 +21,18 @@ from pipeline.compute.workers import Workers, open_workers
 __all__ = [
     "Background",
     "Done",
+    "Ranks",
     "Workers",
     "ask_workers",
     "device_kind",
     "guard_memory",
+    "join_ranks",
     "keep_freed_memory",
     "make_accelerator",
     "map_threads",
     "open_workers",
     "pick_device",
+    "pick_rank_device",
     "set_threads",
     "software_versions",
     "use_deterministic_kernels",

@@ -1,11 +1,12 @@
 """The accelerate object that a training loop runs on: device, precision, accumulation.
 
-It builds; it does not know the model, the losses or the loop. One process for now.
+It builds; it does not know the model, the losses or the loop. Of several ranks each has one of its
+own, which knows of no other: what they share goes through `Ranks`.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MIXED_PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
+# By these accelerate would learn of other ranks, and wrap the model in what averages gradients.
+OF_RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
 def make_accelerator(precision: str, *, device: torch.device, accumulate: int = 1) -> "Accelerator":
@@ -34,7 +37,11 @@ def make_accelerator(precision: str, *, device: torch.device, accumulate: int = 
     # accelerate keeps a process's first setup for ever and refuses another; a second run may
     # differ.
     AcceleratorState._reset_state(reset_partial_state=True)
-    with _environment("ACCELERATE_TORCH_DEVICE", str(device)):
+    with ExitStack() as stack:
+        # The only way that accelerate offers to choose one device of several.
+        stack.enter_context(_environment("ACCELERATE_TORCH_DEVICE", str(device)))
+        for name in OF_RANKS:
+            stack.enter_context(_environment(name, None))
         return Accelerator(
             mixed_precision=MIXED_PRECISIONS[precision],
             gradient_accumulation_steps=accumulate,
@@ -43,14 +50,18 @@ def make_accelerator(precision: str, *, device: torch.device, accumulate: int = 
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    # The only way that accelerate offers to choose one device of several.
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable for a while, or unset it."""
     before = os.environ.get(name)
-    os.environ[name] = value
+    _set(name, value)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        _set(name, before)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

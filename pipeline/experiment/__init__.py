@@ -20,6 +20,7 @@ from pipeline.experiment.networks import (
     count_classes,
     open_model,
 )
+from pipeline.experiment.several import check_same
 from pipeline.experiment.student import Setup, open_student
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Setup",
     "as_scanned",
     "check_lengths",
+    "check_same",
     "count_classes",
     "describe_models",
     "join_data",

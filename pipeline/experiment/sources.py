@@ -19,8 +19,10 @@ from pipeline.stream import Stream, no_targets
 from pipeline.targets import check_temperature
 
 
-def training_data(recipe: Recipe, quiet: bool) -> list[Joined]:
+def training_data(recipe: Recipe, **how: Any) -> list[Joined]:
     """Join the training data to targets and pseudo-labels, where a loss needs them.
+
+    `how` are options of `join_data` and of its streams.
 
     Raises: RecipeError if a loss has nothing to learn from, or a dataset teaches none;
         PipelineError for data, caches and tables that do not fit together.
@@ -36,7 +38,7 @@ def training_data(recipe: Recipe, quiet: bool) -> list[Joined]:
         "statistics": _statistics(recipe),
         "features": features,
         "soft": "soft_targets" in needs,
-        "quiet": quiet,
+        **how,
     }
     if training.sources:
         data = [

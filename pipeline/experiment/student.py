@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.compute import keep_freed_memory, pick_device, set_threads
+from pipeline.compute import Ranks, keep_freed_memory, pick_rank_device, set_threads
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
 from pipeline.experiment.features import find_taps, match_shapes
@@ -22,6 +22,7 @@ from pipeline.experiment.networks import (
     measure_features,
     open_student_model,
 )
+from pipeline.experiment.several import check_same, check_several
 from pipeline.experiment.sources import check_alike, training_data
 from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
@@ -44,6 +45,7 @@ class Setup:
     identity: dict[str, Any]
     # By the name of the loss that needs it.
     taps: dict[str, Tap]
+    ranks: Ranks
 
     @cached_property
     def stream(self) -> Stream | Blend:
@@ -52,27 +54,33 @@ class Setup:
         return Blend(self.streams) if self.recipe.training.sources else self.streams[0]
 
 
-def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
+def open_student(recipe: Recipe, folder: Path, *, quiet: bool, ranks: Ranks | None = None) -> Setup:
     """Open everything that training needs, and refuse what does not fit together.
+
+    Of several ranks each opens and checks all of it, for each may be on a machine of its own.
 
     Raises: PipelineError for everything a user can mend; nothing has been written by then.
     """
+    ranks = ranks or Ranks()
     training = recipe.training
     assert training
     assert recipe.student
     if training.threads:
         set_threads(training.threads)
     keep_freed_memory()
-    device = pick_device(training.device)
+    device = pick_rank_device(training.device, ranks)
     asked = {"validation": recipe.validation, "test": recipe.test}
     torch.manual_seed(training.seed)
     network = open_student_model(recipe, quiet=quiet).to(device)
+    if ranks.size > 1:
+        check_several(recipe, network)
     taps = find_taps(recipe)
     network.tap(taps)
     read = [*training.names, *(table.data for table in asked.values() if table)]
     check_lengths(recipe, network, read)
-    data = training_data(recipe, quiet)
-    held_out = {name: _held_out(recipe, table, quiet) for name, table in asked.items() if table}
+    own = {"rank": ranks.rank, "world_size": ranks.size, "quiet": quiet}
+    data = training_data(recipe, **own)
+    held_out = {name: _held_out(recipe, table, own) for name, table in asked.items() if table}
     _check_best_by(recipe, held_out)
     tables = ("student", "losses", "training", "validation", "test")
     settings = comparable(recipe)
@@ -99,12 +107,13 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool) -> Setup:
         network.projections = match_shapes(recipe, shapes, device)
     evaluations = {name: joined.stream for name, joined in held_out.items()}
     streams = tuple(joined.stream for joined in data)
-    return Setup(recipe, folder, network, streams, device, evaluations, identity, taps)
+    check_same(identity, ranks)
+    return Setup(recipe, folder, network, streams, device, evaluations, identity, taps, ranks)
 
 
-def _held_out(recipe: Recipe, table: Evaluation, quiet: bool) -> Joined:
-    options: dict[str, Any] = {"batch_size": table.batch_size, "seed": None}
-    return join_data(recipe, table.data, table.cache, quiet=quiet, **options)
+def _held_out(recipe: Recipe, table: Evaluation, options: Mapping[str, Any]) -> Joined:
+    options = {**options, "batch_size": table.batch_size, "seed": None}
+    return join_data(recipe, table.data, table.cache, **options)
 
 
 def _check_best_by(recipe: Recipe, held_out: Mapping[str, Joined]) -> None:

@@ -34,6 +34,8 @@ class Loss:
     count: Callable[..., Tensor | int]
     # None where the loss is not one of logits.
     term: Callable[..., Term] | None
+    # Whether it compares the samples of a batch with each other, so that it needs all of them.
+    is_between_samples: bool = False
 
 
 LOSSES: dict[str, Loss] = {
@@ -43,9 +45,9 @@ LOSSES: dict[str, Loss] = {
     "cosine": Loss(cosine, "features", count_entries, None),
     "hint": Loss(hint, "features", count_entries, None),
     "attention_transfer": Loss(attention_transfer, "features", count_entries, None),
-    "relational_distance": Loss(relational_distance, "features", count_entries, None),
-    "relational_angle": Loss(relational_angle, "features", count_entries, None),
-    "similarity": Loss(similarity, "features", count_entries, None),
+    "relational_distance": Loss(relational_distance, "features", count_entries, None, True),
+    "relational_angle": Loss(relational_angle, "features", count_entries, None, True),
+    "similarity": Loss(similarity, "features", count_entries, None, True),
 }
 
 __all__ = [

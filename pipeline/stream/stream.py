@@ -39,6 +39,7 @@ from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.shown import identities_of, shown_views
+from pipeline.stream.slices import Slices, without_rows
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
@@ -92,6 +93,9 @@ class Stream(IterableDataset[Batch]):
     table says, each time in a view of its own where views are fresh; without `only_chosen` it has
     all of them, and those that were not chosen have no pseudo-label.
 
+    Of each batch, which stays one of `batch_size` rows, a `rank` has its own rows alone; the last
+    batch of an epoch may have none for it. A place means the same for any `world_size`.
+
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
     those of each position that targets are to come with, `features` those that are read as well;
     without `soft` they are all that is read.
@@ -120,10 +124,12 @@ class Stream(IterableDataset[Batch]):
         fresh: Views | None = None,
         pseudo_labels: PseudoLabelTable | None = None,
         only_chosen: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
         check: bool = True,
         advance: Callable[[int], None] | None = None,
     ) -> None:
-        self.samples, self.cache = samples, cache
+        self.samples, self.cache, self._slices = samples, cache, Slices(rank, world_size)
         self.batch_size, self.group_by_length = batch_size, group_by_length
         self.views = shown_views(samples, cache, fresh)
         self.is_fresh = (cache is None or fresh is not None) and seed is not None
@@ -251,7 +257,7 @@ class Stream(IterableDataset[Batch]):
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
         windows = self.order.windows(epoch)
         held: list[Held] = []
-        number = first
+        number, begins = first, 0
         cut = pieces(
             self.order,
             epoch=epoch,
@@ -263,11 +269,15 @@ class Stream(IterableDataset[Batch]):
             if self._fetcher:
                 self._fetcher.follow(self.order, epoch, piece.window)
             if (number - first) % share[1] == share[0]:
-                held.append(self._take(windows[piece.window], piece.places, epoch))
+                rows = min(self.batch_size, self.order.epoch_rows - number * self.batch_size)
+                own = self._slices.cut(piece.places, begins, rows)
+                if len(own) or (piece.ends_batch and not held):
+                    held.append(self._take(windows[piece.window], own, epoch))
+            begins += len(piece.places)
             if piece.ends_batch:
                 if held:
                     yield epoch, number, self._join(held)
-                held, number = [], number + 1
+                held, number, begins = [], number + 1, 0
 
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:
@@ -284,11 +294,10 @@ class Stream(IterableDataset[Batch]):
         )
 
     def _take(self, parts: Rows, places: Rows, epoch: int) -> Held:
-        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory.
-
-        Which rows a batch has is random; their order need not be.
-        """
-        window, places = self._load(parts), np.sort(places)
+        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
+        if not len(places):  # a rank without rows of a batch reads one, to know what rows are like
+            return without_rows(*self._take(parts, np.zeros(1, np.int64), epoch))
+        window = self._load(parts)
         at = self._at(parts, places, epoch)
         # Held-out data is asked the same questions at every evaluation.
         later = epoch if self.is_fresh else 0

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from pipeline.compute import Ranks
 from pipeline.losses import soft_targets
-from pipeline.metrics import Tally, tally
+from pipeline.metrics import CALIBRATION_BINS, Tally, tally
 from pipeline.models import Network
 from pipeline.stream import Batch
 from pipeline.targets import MixedLabels
@@ -15,11 +16,13 @@ Metrics = dict[str, float]
 
 
 @torch.no_grad()
-def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -> Metrics:
+def evaluate(
+    network: Network, batches: Iterable[Batch], device: torch.device, ranks: Ranks | None = None
+) -> Metrics:
     """Measure accuracy and calibration on labelled samples, and divergence from the teacher.
 
     What cannot be known, as accuracy without labels, is left out. Where tokens are predicted there
-    is a perplexity, exp(nll).
+    is a perplexity, exp(nll). Of several ranks each has its own rows, and all get the same numbers.
 
     Units: accuracy, calibration_error (15 equal-width bins) and teacher_agreement 0 to 1; nll and
         teacher_kl in nats, teacher_kl being KL(teacher || student) at temperature 1, the
@@ -27,23 +30,36 @@ def evaluate(network: Network, batches: Iterable[Batch], device: torch.device) -
     """
     was_training = network.training
     network.eval()
-    total, divergence = None, 0.0
+    total, divergence = _NOTHING, 0.0
     for batch in batches:
+        if not batch.ids:
+            continue
         output, start = network(batch.inputs.to(device)), 0
         labels = _plain(batch.labels).to(device)
         targets = batch.targets.to(device) if batch.targets else None
         for logits in output.blocks():
             places = slice(start, start + len(logits))
             said = targets[places] if targets else None
-            counted = tally(logits, labels[places], said.top_classes() if said else None)
-            total = counted if total is None else total + counted
+            total += tally(logits, labels[places], said.top_classes() if said else None)
             if said:
                 divergence += float(soft_targets(logits, said, count=1.0))
             start = places.stop
     network.train(was_training)
-    if total is None:
-        return {}
+    total, divergence = _add_ranks(total, divergence, ranks or Ranks())
     return _named(total, divergence, predicts_tokens=network.task != "label")
+
+
+_NOTHING = Tally(0, 0, 0.0, 0, 0, torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64))
+
+
+def _add_ranks(own: Tally, divergence: float, ranks: Ranks) -> tuple[Tally, float]:
+    """Add up what all ranks have counted; whole numbers stay exact, up to 2^53."""
+    numbers = [own.labelled, own.correct, own.surprise, own.compared, own.agreed, divergence]
+    sums = ranks.add_up([*numbers, *own.bins.flatten().tolist()])
+    labelled, correct, surprise, compared, agreed, divergence = sums[: len(numbers)]
+    bins = torch.tensor(sums[len(numbers) :], dtype=torch.float64).view_as(own.bins)
+    total = Tally(int(labelled), int(correct), surprise, int(compared), int(agreed), bins)
+    return total, divergence
 
 
 def _plain(labels: Tensor | MixedLabels) -> Tensor:

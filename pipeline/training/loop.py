@@ -1,7 +1,8 @@
 """One training loop, for students, baselines and small teachers alike.
 
 It takes a stream, a network and weighted losses, and knows neither recipe nor terminal. Everything
-it needs to go on after a stop is in the checkpoint, so a resumed run takes the very same steps.
+it needs to go on after a stop is in the checkpoint, so a resumed run takes the very same steps. Of
+several ranks each runs it on its own rows; steps, means and decisions are those of all.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,17 +15,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from pipeline.compute import Ranks
 from pipeline.errors import PipelineError
 from pipeline.models import Network, Tap
 from pipeline.stream import Blend, Stream
 from pipeline.training.match import (
     AnyBatch,
+    Sums,
     WeightedLoss,
     count_positions,
     gradient_norms,
     match,
+    relate_batch,
 )
 from pipeline.training.optimizer import SCHEDULES
+from pipeline.training.together import add_gradients, share_buffers, trained
 
 Metrics = dict[str, float]
 
@@ -41,6 +46,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     losses: Sequence[WeightedLoss]
     taps: Mapping[str, Tap] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,9 @@ def train(
                 if _is_told(progress.step, values, schedule):
                     line = {"step": progress.step, "epoch": epoch, **values}
                     observers.log(line | {"learning_rate": schedule.learning_rate * factor})
-                progress = _observe(progress, schedule, observers, judged=not phase.ends_early)
+                progress = _observe(
+                    phase.learner, progress, schedule, observers, judged=not phase.ends_early
+                )
     return progress
 
 
@@ -185,25 +193,57 @@ def _step(
     measured = len(learner.losses) > 1 and every > 0 and (step == 1 or step % every == 0)
     is_told = measured or step == 1 or step % schedule.log_every == 0
     losses = [each for each in learner.losses if each.weight or is_told]
-    counts = count_positions(losses, batches)
+    counts = learner.ranks.add_up(count_positions(losses, batches))
     values = dict.fromkeys([each.name for each in losses], 0.0)
     shares = dict[str, float]()
     for number, batch in enumerate(batches):
-        output = learner.network(batch.inputs.to(learner.accelerator.device))
         apart = measured and number == 0
-        sums, terms = match(output, batch, losses, counts, apart=apart)
+        sums, terms = _compare(learner, batch, losses, counts, apart=apart)
         for each, term in zip(losses, terms.tolist(), strict=True):
             values[each.name] += term
         _check_finite(values, batch, step)
         if apart:
-            shares = _shares(losses, gradient_norms(sums, learner.network.model))
-        learner.accelerator.backward(reduce(add, sums))
+            norms = gradient_norms(sums, learner.network.model, learner.ranks)
+            shares = _shares(losses, norms)
+        if batch.ids:
+            learner.accelerator.backward(reduce(add, sums))
+    values = _add_ranks(learner, values)
     if schedule.clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), schedule.clip_norm)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     total = sum(each.weight * values[each.name] for each in losses)
     return {"loss": total, **values, **({"gradient_share": shares} if shares else {})}
+
+
+def _compare(
+    learner: Learner,
+    batch: AnyBatch,
+    losses: Sequence[WeightedLoss],
+    counts: Sequence[float],
+    *,
+    apart: bool,
+) -> Sums:
+    """Ask the student about a batch; a rank that has no rows of it has nothing to add."""
+    output = None
+    if batch.ids:
+        output = learner.network(batch.inputs.to(learner.accelerator.device))
+    related = relate_batch(output, batch, losses, learner.ranks)
+    if output is None:
+        nothing = torch.zeros(len(losses))
+        return list(nothing), nothing
+    return match(output, batch, losses, counts, apart=apart, related=related)
+
+
+def _add_ranks(learner: Learner, values: Metrics) -> Metrics:
+    """Add up losses and gradients over all ranks: each has divided by the counts of all."""
+    if learner.ranks.size == 1:
+        return values
+    parameters = trained(learner.network)
+    known = [float(each.grad is not None) for each in parameters]
+    sums = learner.ranks.add_up([*values.values(), *known])
+    add_gradients(parameters, sums[len(values) :], learner.ranks)
+    return dict(zip(values, sums, strict=False))
 
 
 def _shares(losses: Sequence[WeightedLoss], norms: Sequence[float]) -> dict[str, float]:
@@ -226,14 +266,22 @@ def _check_finite(values: Metrics, batch: AnyBatch, step: int) -> None:
 
 
 def _observe(
-    progress: Progress, schedule: Schedule, observers: Observers, *, judged: bool
+    learner: Learner,
+    progress: Progress,
+    schedule: Schedule,
+    observers: Observers,
+    *,
+    judged: bool,
 ) -> Progress:
     is_last = progress.step == schedule.steps
     # A student whose last layers have not begun to learn is not worth judging.
-    if (judged and progress.step % schedule.evaluate_every == 0) or is_last:
+    is_judged = (judged and progress.step % schedule.evaluate_every == 0) or is_last
+    is_kept = progress.step % schedule.checkpoint_every == 0 or is_last
+    if is_judged or is_kept:
+        share_buffers(learner.network, learner.ranks)
+    if is_judged:
         progress = _evaluate(progress, observers)
-    out_of_patience = _is_out_of_patience(progress, schedule)
-    if progress.step % schedule.checkpoint_every == 0 or is_last or out_of_patience:
+    if is_kept or _is_out_of_patience(progress, schedule):
         observers.save_checkpoint(progress)
     return progress
 

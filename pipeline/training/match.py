@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.compute import Ranks
 from pipeline.losses import LOSSES, Loss, Term, fused_losses
 from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
 from pipeline.stream import Batch, Blended
+from pipeline.training.related import AllRelated, Related, relate
+from pipeline.training.together import trained
 
 AnyBatch = Batch | Blended
 
@@ -74,6 +77,28 @@ def _count(batch: Batch, loss: WeightedLoss) -> float:
     return 0.0 if reference is None else float(loss.loss.count(reference, **loss.settings))
 
 
+def relate_batch(
+    output: Output | None, batch: AnyBatch, losses: Sequence[WeightedLoss], ranks: Ranks
+) -> list[AllRelated]:
+    """Gather from all ranks what losses between samples compare, for each piece of a batch.
+
+    All ranks must call it; one without rows of the batch has no output.
+    """
+    between = [each for each in losses if each.loss.is_between_samples]
+    pieces = _pieces(batch)
+    if ranks.size == 1 or not between:
+        return [{} for _ in pieces]
+    outputs: list[Output | None] = [None] * len(pieces)
+    if output is not None:
+        outputs = list(split_output(output, [len(piece.ids) for piece in pieces]))
+    found = []
+    for own, piece in zip(outputs, pieces, strict=True):
+        named = [(each.name, _reference(piece, each)) for each in between]
+        known = [(name, theirs) for name, theirs in named if theirs is not None]
+        found.append(relate(own if piece.ids else None, known, ranks))
+    return found
+
+
 def match(
     output: Output,
     batch: AnyBatch,
@@ -81,14 +106,16 @@ def match(
     counts: Sequence[float],
     *,
     apart: bool = False,
+    related: Sequence[AllRelated] = ({},),
 ) -> Sums:
     """Compare an output with all that its batch says; with `apart` every loss has a sum of its own.
 
     Losses of logits share one where logits are made in chunks, value and gradient in one pass. A
-    batch of several datasets is compared with what is known of each.
+    batch of several datasets is compared with what is known of each. `related` is what several
+    ranks have gathered of each.
     """
     if isinstance(batch, Blended):
-        return _match_blended(output, batch, losses, counts, apart=apart)
+        return _match_blended(output, batch, losses, counts, apart=apart, related=related)
     asked = [
         (each, _reference(batch, each).to(output.positions.device), count)
         for each, count in zip(losses, counts, strict=True)
@@ -96,7 +123,7 @@ def match(
     of_logits = [each for each in asked if each[0].loss.needs != "features"]
     groups = [[each] for each in of_logits] if apart else [of_logits] if of_logits else []
     sums = [_match_logits(output, group) for group in groups]
-    sums += [_match_feature(output, *each) for each in asked[len(of_logits) :]]
+    sums += [_match_feature(output, each, related[0]) for each in asked[len(of_logits) :]]
     if len(sums) == 1:
         return [sums[0][0]], sums[0][1]
     return [total for total, _ in sums], torch.cat([terms for _, terms in sums])
@@ -109,6 +136,7 @@ def _match_blended(
     counts: Sequence[float],
     *,
     apart: bool,
+    related: Sequence[AllRelated],
 ) -> Sums:
     """Let each dataset be compared by the losses that have something to compare there."""
     pieces = split_output(output, [len(batch.ids) for batch in blended.batches])
@@ -116,11 +144,15 @@ def _match_blended(
     sums = list[Tensor]()
     for group in [[place] for place in range(len(losses))] if apart else [range(len(losses))]:
         found = list[Tensor]()
-        for own, batch in zip(pieces, blended.batches, strict=True):
+        for number, (own, batch) in enumerate(zip(pieces, blended.batches, strict=True)):
             here = [place for place in group if _count(batch, losses[place])]
             if here:
                 totals, terms = match(
-                    own, batch, [losses[place] for place in here], [counts[place] for place in here]
+                    own,
+                    batch,
+                    [losses[place] for place in here],
+                    [counts[place] for place in here],
+                    related=related[number : number + 1] or ({},),
                 )
                 found += totals
                 values[here] += terms.to(values)
@@ -129,18 +161,35 @@ def _match_blended(
     return sums, values
 
 
-def gradient_norms(sums: Sequence[Tensor], model: nn.Module) -> list[float]:
-    """Measure the gradient of each sum over all of the student's parameters; the graph is kept."""
-    trained = [each for each in model.parameters() if each.requires_grad]
-    norms = []
+def gradient_norms(
+    sums: Sequence[Tensor], model: nn.Module, ranks: Ranks | None = None
+) -> list[float]:
+    """Measure the gradient of each sum over all of the student's parameters; the graph is kept.
+
+    Of several ranks the gradients are added up, and all get the norms of that.
+    """
+    parameters, norms = trained(model), []
     for total in sums:
-        if not total.requires_grad:
-            norms.append(0.0)
-            continue
-        found = torch.autograd.grad(total, trained, retain_graph=True, allow_unused=True)
+        found: Sequence[Tensor | None] = [None] * len(parameters)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+        if ranks and ranks.size > 1:
+            found = [_add_up(found, parameters, ranks)]
         squares = [each.detach().float().square().sum() for each in found if each is not None]
         norms.append(float(sum(squares)) ** 0.5)
     return norms
+
+
+def _add_up(
+    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], ranks: Ranks
+) -> Tensor:
+    """Add gradients up over ranks, as one vector. Shapes: returns (number of weights,)."""
+    pairs = zip(gradients, parameters, strict=True)
+    joined = torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs]
+    )
+    ranks.add_tensor(joined)
+    return joined
 
 
 def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
@@ -161,13 +210,13 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     return loss.loss.term(reference, count, **loss.settings)
 
 
-def _match_feature(
-    output: Output, loss: WeightedLoss, reference: Tensor, count: float
-) -> tuple[Tensor, Tensor]:
-    own = output.features[loss.name]  # (n, ...)
-    own = own if loss.weight else own.detach()  # or its projection would decay
-    term = loss.loss.function(own, reference, count=count, **loss.settings)
-    return loss.weight * term, term.detach()[None]
+def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Tensor, Tensor]:
+    loss, reference, count = asked
+    alone = Related(output.features[loss.name], reference, 1.0)
+    found = related.get(loss.name, alone)
+    own = found.own if loss.weight else found.own.detach()  # or its projection would decay
+    term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
+    return loss.weight * term, term.detach()[None] * found.share
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:

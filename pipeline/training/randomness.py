@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.compute import Ranks
+
+# Between the seeds of ranks, so that those of neighbouring seeds are not the same: 2^64 divided by
+# the golden ratio, an odd number whose multiples lie far apart.
+BETWEEN_RANKS = 0x9E3779B97F4A7C15
+
 
 def capture_rng() -> dict[str, Any]:
     """Copy the state of torch (each device), Python and numpy, as tensors and numbers alone."""
@@ -49,3 +55,24 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     saved = state.get("cuda", [])
     if len(saved) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved)
+
+
+def seed_rank(seed: int, ranks: Ranks, step: int = 0) -> None:
+    """Seed torch for one of several ranks, each with draws of its own; the first by the seed."""
+    torch.manual_seed((seed + ranks.rank * (BETWEEN_RANKS + 2 * step)) % 2**63)
+
+
+def gather_rng(ranks: Ranks) -> dict[str, Any]:
+    """Copy the states of all ranks: that of the first, with those of the others in it."""
+    first, *others = ranks.gather(capture_rng())
+    return {**first, "others": others} if others else first
+
+
+def restore_rank_rng(state: Mapping[str, Any], ranks: Ranks, *, seed: int, step: int) -> int:
+    """Put back what this rank had; one that was not there is seeded anew. Gives how many were."""
+    known = [state, *state.get("others", [])]
+    if ranks.rank < len(known):
+        restore_rng(known[ranks.rank])
+    else:
+        seed_rank(seed, ranks, step)
+    return len(known)

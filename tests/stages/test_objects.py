@@ -81,7 +81,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(
     (lab.folder / "slow").write_text("0.01")
     for _ in range(3):
         child = nursery.start(
-            "cache-teacher", str(lab.recipe), "--quiet", variables=environment(port)
+            "cache-teacher", str(lab.recipe), "--quiet", environment=environment(port)
         )
         before = len(as_place(far).names("parts"))
         ends = time.monotonic() + 20

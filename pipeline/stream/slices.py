@@ -1,0 +1,55 @@
+"""Which rows of a batch are whose, where several ranks go through one order together.
+
+Arithmetic alone: every rank knows every batch, and takes its own rows of each.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.samples import SampleBatch
+from pipeline.samples.batch import Mixed
+from pipeline.stream.batch import Fields
+from pipeline.stream.order import Rows
+
+
+@dataclass(frozen=True)
+class Slices:
+    """One rank of `world_size`: its rows of a batch are consecutive, as many as others or one less.
+
+    Of a batch that has fewer rows than there are ranks, some have none.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise PipelineError(
+                f"stream: rank {self.rank} of world_size {self.world_size} is not possible; ranks "
+                "are numbered from 0 to world_size - 1. Give what torchrun says in RANK and "
+                "WORLD_SIZE."
+            )
+
+    def of(self, rows: int) -> range:
+        """Say which rows of a batch are this rank's."""
+        start, stop = (-(-rows * each // self.world_size) for each in (self.rank, self.rank + 1))
+        return range(start, stop)
+
+    def cut(self, places: Rows, begins: int, rows: int) -> Rows:
+        """Keep what is this rank's of a piece of a batch, which begins at one of its rows.
+
+        Places come back in order: which rows a batch has is random; their order need not be.
+
+        Shapes: places (n,); returns (at most n,), ascending.
+        """
+        own = self.of(rows)
+        return np.sort(places)[max(own.start - begins, 0) : max(own.stop - begins, 0)]
+
+
+def without_rows(read: SampleBatch, fields: Fields) -> tuple[SampleBatch, Fields]:
+    """Keep of some rows what all rows have in common: shapes and dtypes."""
+    mixed = Mixed(read.mixed.labels[:0], read.mixed.shares[:0]) if read.mixed else None
+    nothing = SampleBatch([], read.inputs[:0], read.labels[:0], mixed)
+    return nothing, {name: array[:0] for name, array in fields.items()}
