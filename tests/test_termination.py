@@ -18,10 +18,10 @@ BUSY = """
 import signal, sys, time
 from pipeline.termination import ends_when_told
 
-with ends_when_told(lambda text: print(text, file=sys.stderr, flush=True), grace_s=0.3):
-    print("ready", flush=True)
+with ends_when_told(lambda text: print(text, file=sys.stderr, flush=True), grace_s={grace_s}):
     {work}
 """
+READY = "print('ready', flush=True)"
 SECOND = "import os\n        os.kill(os.getpid(), signal.SIGTERM); print('done', flush=True)"
 
 
@@ -32,10 +32,10 @@ def end(child: Child) -> tuple[int, str, float]:
     return answer.status, answer.stderr, time.monotonic() - began_s
 
 
-def busy(work: str) -> tuple[int, str, str]:
+def busy(work: str, grace_s: float = 0.3) -> tuple[int, str, str]:
     """Tell a process to end that does something; gives its status and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-c", BUSY.format(work=work)],
+        [sys.executable, "-c", BUSY.format(work=work, grace_s=grace_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -87,28 +87,30 @@ def test_a_student_that_is_told_to_end_does_and_goes_on_to_the_same_metrics(
 
 def test_who_does_not_listen_is_ended_all_the_same() -> None:
     # One call of seconds in C++: the interpreter's own handler has to wait for it.
-    deaf = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**25)"
+    deaf = f"{READY}; import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**25)"
     assert busy(deaf) == (AGAIN, "", f"{TERMINATED}\n")
 
 
 def test_who_swallows_it_is_ended_all_the_same() -> None:
-    swallow = "try: time.sleep(60)\n    except SystemExit: time.sleep(60)"
+    swallow = f"try: {READY}; time.sleep(60)\n    except SystemExit: time.sleep(60)"
     assert busy(swallow) == (AGAIN, "", f"{TERMINATED}\n")
 
 
 def test_who_cleans_up_is_not_told_twice() -> None:
-    tidy = f"try: time.sleep(60)\n    finally:\n        {SECOND}"
-    assert busy(tidy) == (AGAIN, "done\n", f"{TERMINATED}\n")
+    tidy = f"try: {READY}; time.sleep(60)\n    finally:\n        {SECOND}"
+    assert busy(tidy, grace_s=20) == (AGAIN, "done\n", f"{TERMINATED}\n")
 
 
 def test_a_forked_child_may_be_ended_alone() -> None:
     work = (
-        "import os\n    child = os.fork()\n    if child == 0: time.sleep(60)\n"
+        f"{READY}; import os\n    child = os.fork()\n    if child == 0: time.sleep(60)\n"
         "    os.kill(child, signal.SIGTERM)\n    ended = os.waitpid(child, 0)[1]\n"
         "    time.sleep(0.6); print(ended, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", BUSY.format(work=work)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", BUSY.format(work=work, grace_s=0.3)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
