@@ -156,8 +156,6 @@ def test_dask_starts_workers_as_jobs_and_takes_them_away(
     wait_until(lambda: not slurm.ask("squeue", "-h"))
 
 
-# Not strict: it passes as soon as students are trained by several ranks.
-@pytest.mark.xfail(strict=False, reason="train-student does not run under torchrun yet")
 def test_a_student_is_trained_by_torchrun(slurm: Slurm, counted: Lab) -> None:
     assert counted.cache_teacher("--quiet").status == 0
     job = slurm.submit(counted, "--nodes=1", *SMALL, str(TORCHRUN), "recipe.toml")
