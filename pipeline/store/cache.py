@@ -113,12 +113,14 @@ class Cache:
         _, files = self._open_part(part, check)
         return read_samples(files, samples_path(part), len(self.plan.part_range(part)))
 
-    def fetch_part(self, part: int, names: Sequence[str]) -> None:
+    def fetch_part(self, part: int, names: Sequence[str], *, check: bool = True) -> None:
         """Copy what reading these fields of a part needs into the spool, if there is one.
+
+        With `check`, copies that are there already are proved to be whole.
 
         Raises: CacheError if the place or the disk refuses; CorruptPart if the record is damaged.
         """
-        files = self._open_part(part, check=False)[1]
+        files = self._open_part(part, check)[1]
         for path in files.entries if self.spool else ():
             if _is_needed(path, names):
                 files.fetch(path)

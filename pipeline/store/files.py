@@ -62,20 +62,30 @@ class NamedFiles:
         if entry is None:
             raise self.fault(path, "is not named in the record or plan")
         try:
-            content = self._read_near(entry, into)
-            if content is None or self._problem(entry, content):
-                content = self._read(path, into)
+            near = self._read_near(entry, into)
+            content = self._read(path, into) if near is None else near
         except FileNotFoundError as error:
             raise self.fault(path, "is missing") from error
-        if problem := self._problem(entry, content):
+        # Copies are checked when they are made; what is read past the spool never was.
+        check = near is None and (self.check or self.spool is not None)
+        if problem := _problem(entry, content, check=check):
             raise self.fault(path, problem)
         return content
 
     def fetch(self, path: str) -> None:
-        """Copy a file into the spool, for whoever reads it next."""
-        entry = self.entries[path]
-        if self.spool:
-            self.spool.fetch(self.place, path, entry["sha256"], entry["size_bytes"])
+        """See to it that the spool has a copy of a file, and with `check` that it is whole.
+
+        Raises: FileNotFoundError or CacheError as the place does; CacheError if the disk refuses.
+        """
+        entry, spool = self.entries[path], self.spool
+        if not spool:
+            return
+        copy = spool.find(entry["sha256"])
+        if copy and self.check and _problem(entry, spool.read(copy, None, mapped=True), check=True):
+            spool.drop(copy)
+            copy = None
+        if not copy:
+            spool.make(self.place, path, entry["sha256"], entry["size_bytes"])
 
     def _read(self, path: str, into: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         if self.mapped and into is None:
@@ -87,27 +97,34 @@ class NamedFiles:
     ) -> NDArray[np.uint8] | None:
         """Read a copy out of the spool; one that is damaged is dropped, and made anew later."""
         spool, sha256 = self.spool, entry["sha256"]
-        copy = spool and spool.fetch(self.place, entry["path"], sha256, entry["size_bytes"])
-        if not spool or not copy:
+        if not spool:
+            return None
+        copy = spool.find(sha256) or spool.make(
+            self.place, entry["path"], sha256, entry["size_bytes"]
+        )
+        if not copy:
             return None
         try:
             content = spool.read(copy, into, mapped=self.mapped)
         except FileNotFoundError:  # another process made room meanwhile
             return None
-        if self._problem(entry, content):  # the disk lost some of it since
+        if _problem(entry, content, check=self.check):  # the disk lost some of it since
             spool.drop(copy)
+            return None
         return content
-
-    def _problem(self, entry: FileEntry, content: NDArray[np.uint8]) -> str | None:
-        if content.nbytes != entry["size_bytes"]:
-            return f"has {content.nbytes} of {entry['size_bytes']} bytes"
-        if self.check and hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
-            return "its checksum differs: a byte was changed"
-        return None
 
     def fault(self, path: str, what: str) -> CorruptPart:
         """Name the part, the file and what is wrong with it."""
         return CorruptPart(f"{self.place}: {self.where}{path}: {what}")
+
+
+def _problem(entry: FileEntry, content: NDArray[np.uint8], *, check: bool) -> str | None:
+    """Say what is wrong with a file's length, and with `check` with any byte of it."""
+    if content.nbytes != entry["size_bytes"]:
+        return f"has {content.nbytes} of {entry['size_bytes']} bytes"
+    if check and hashlib.sha256(content.data).hexdigest() != entry["sha256"]:
+        return "its checksum differs: a byte was changed"
+    return None
 
 
 def describe(path: str, content: memoryview) -> FileEntry:

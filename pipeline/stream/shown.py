@@ -21,10 +21,11 @@ TABLES_AHEAD = 32
 
 def identities_of(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests]]:
     """Read what the samples were, once each: by their first view."""
-    parts, ahead = range(-(-count // cache.plan.rows_per_part)), Fetcher(cache, ())
+    parts, ahead = range(-(-count // cache.plan.rows_per_part)), Fetcher(cache, (), True)
     for part in parts:
         ahead.ask(parts[part : part + TABLES_AHEAD])
-        table = cache.read_samples(part)
+        ahead.wait([part])
+        table = cache.read_samples(part, check=part not in ahead.proved)
         left = count - part * cache.plan.rows_per_part
         yield table.ids[:left], table.digests[:left]
 

@@ -164,7 +164,7 @@ class Stream(IterableDataset[Batch]):
         self._choose_fields(features, check=check)
         self._finder = Finder(Locator(samples), rows)
         wanted = (*self._fields, *self._large.names)
-        self._fetcher = Fetcher(cache, wanted) if cache and cache.spool else None
+        self._fetcher = Fetcher(cache, wanted, check) if cache and cache.spool else None
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._window: tuple[tuple[int, ...], Window] | None = None
@@ -344,6 +344,9 @@ class Stream(IterableDataset[Batch]):
         if self.cache is None or self.spec is None:
             window = sample_window(ranges)
             return self._chosen.widen(window, ranges) if self._chosen else window
+        if self._fetcher:
+            self._fetcher.wait(parts)
+            self._unread.difference_update(self._fetcher.proved)
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
             self.cache,

@@ -51,7 +51,8 @@ def taken(folder: Path) -> int:
 
 
 def fetch(spool: Spool, far: Far, digests: dict[str, str], name: str) -> Path | None:
-    return spool.fetch(far, name, digests[name], (far.path / name).stat().st_size)
+    size_bytes = (far.path / name).stat().st_size
+    return spool.find(digests[name]) or spool.make(far, name, digests[name], size_bytes)
 
 
 @settings(max_examples=30, deadline=None)
@@ -135,6 +136,27 @@ def test_parts_are_fetched_before_they_are_read(tmp_path: Path) -> None:
     cache.read_part(1, ["logits"])
     cache.read_samples(1)
     assert len(far.asked) == before
+
+
+def test_fetching_proves_the_copies_that_are_there(tmp_path: Path) -> None:
+    contract.write_cache(tmp_path / "cache", contract.tiny_plan())
+    cache = open_cache(Far(tmp_path / "cache"), Spool(tmp_path / "near", 10**6))
+    arrays = {name: array.tobytes() for name, array in cache.read_part(0).items()}
+    for copy in (tmp_path / "near").iterdir():
+        if copy.name != ".lock":
+            copy.write_bytes(b"\0" * copy.stat().st_size)
+    cache.fetch_part(0, ["logits", "classes"])
+    found = cache.read_part(0, ["logits", "classes"], check=False)
+    assert {name: array.tobytes() for name, array in found.items()}.items() <= arrays.items()
+
+
+def test_what_the_spool_cannot_hold_is_proved_by_whoever_reads_it(tmp_path: Path) -> None:
+    contract.write_cache(tmp_path / "cache", contract.tiny_plan())
+    cache = open_cache(Far(tmp_path / "cache"), Spool(tmp_path / "near", 1))
+    (chunk,) = (tmp_path / "cache").glob("targets/*0.zarr/logits/c*0")
+    chunk.write_bytes(b"\0" * chunk.stat().st_size)
+    with pytest.raises(CorruptPart, match="checksum"):
+        cache.read_part(0, ["logits"], check=False)
 
 
 def test_a_damaged_copy_is_made_anew(tmp_path: Path) -> None:

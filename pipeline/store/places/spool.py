@@ -35,22 +35,30 @@ class Spool:
     folder: Path
     max_bytes: int
 
-    def fetch(self, place: Place, path: str, sha256: str, size_bytes: int) -> Path | None:
-        """Copy a file here unless it is here.
+    def find(self, sha256: str) -> Path | None:
+        """Give the copy of a file if it is here, which is then the one that was used last.
+
+        Raises: CacheError if this disk refuses.
+        """
+        copy = self.folder / sha256
+        with self._told(), suppress(FileNotFoundError):
+            os.utime(copy)
+            return copy
+        return None
+
+    def make(self, place: Place, path: str, sha256: str, size_bytes: int) -> Path | None:
+        """Copy a file here, whose bytes are then those of its digest.
 
         Gives None if it is larger than all that is allowed, or not what its digest says.
 
         Raises: FileNotFoundError or CacheError as the place does; CacheError if this disk refuses.
         """
-        copy = self.folder / sha256
         if size_bytes > self.max_bytes:
             return None
-        with self._told(), suppress(FileNotFoundError):
-            os.utime(copy)  # used last now
-            return copy
         content = place.read(path)
         if hashlib.sha256(content.data).hexdigest() != sha256:
             return None
+        copy = self.folder / sha256
         with self._told():
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / f"{sha256}.{os.getpid()}-{time.monotonic_ns()}{PARTIAL}"
