@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import contract
@@ -165,6 +167,45 @@ def test_a_lease_of_another_machine_is_taken_over_once_nobody_renews_it(
     with claim_part(url, 1) as is_ours:
         assert is_ours
         assert place.files(".scratch") == ["00001.0.lease", "00001.1.lease"]
+    assert place.files(".scratch") == []
+
+
+class Slow:
+    """A client whose writes of what is there already take their time."""
+
+    def __init__(self, client: Any, begun: threading.Event) -> None:
+        self.client, self.begun = client, begun
+
+    def put(self, path: str, content: bytes, **options: Any) -> Any:
+        if "mode" not in options:
+            self.begun.set()
+            time.sleep(0.3)
+        return self.client.put(path, content, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+
+def test_a_renewal_on_its_way_brings_no_lease_back(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_S", 0.01)
+    begun = threading.Event()
+    held = leases.Leases(Slow(bucket(url).client, begun))
+    with held.claim("00001", wait=False, told=nullcontext) as is_mine:
+        assert is_mine
+        assert begun.wait(5)
+    time.sleep(0.5)
+    assert as_place(url).files(".scratch") == []
+
+
+def test_a_lease_that_a_dead_process_wrote_last_is_swept_away(url: str) -> None:
+    place = as_place(url)
+    with place.claim("00001"):
+        owner = json.loads(place.read(".scratch/00001.0.lease").tobytes())
+    gone = json.dumps({**owner, "started": "0"}).encode()
+    place.put(".scratch/00001.3.lease", gone, name="")
+    place.sweep()
     assert place.files(".scratch") == []
 
 

@@ -54,6 +54,8 @@ class Leases:
     held: dict[str, str] = field(default_factory=dict)
     seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     changed: threading.Condition = field(default_factory=threading.Condition)
+    # A renewal on its way would bring back a lease that was let go of meanwhile.
+    writing: threading.Lock = field(default_factory=threading.Lock)
     renewing: threading.Thread | None = None
 
     @contextmanager
@@ -109,10 +111,11 @@ class Leases:
     def sweep(self) -> None:
         """Remove leases that nobody holds any more."""
         for name in sorted({_name_of(path) for path in self._paths("")}):
-            path = self._take(name)
-            if path is not None:
-                self.held[name] = path
-                self._release(name)
+            if self._take(name) is not None:
+                # All there are: one of a dead process may have been written by its last breath,
+                # after another had taken it over and let go.
+                for path in sorted(self._paths(name), key=_number_of, reverse=True):
+                    self._delete(path)
 
     def _take(self, name: str) -> str | None:
         """Make the lease of a name, or give None if another holds it."""
@@ -162,14 +165,17 @@ class Leases:
                     break
 
     def _renew_one(self, path: str) -> None:
-        with self.changed:
-            is_held = path in self.held.values()
-        if is_held:
-            self.client.put(path, _owner(), use_multipart=False)
+        with self.writing:
+            with self.changed:
+                is_held = path in self.held.values()
+            if is_held:
+                self.client.put(path, _owner(), use_multipart=False)
 
     def _release(self, name: str) -> None:
         with self.changed:
             number = _number_of(self.held.pop(name, "") or _path(name, 0))
+        with self.writing:
+            pass  # what is on its way has arrived, and no renewal follows
         # The first one last: while it is there, nobody begins at 0 again.
         for each in range(number, -1, -1):
             self._delete(_path(name, each))
