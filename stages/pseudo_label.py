@@ -12,6 +12,7 @@ from pipeline.labelling import (
     PAGE_FILE,
     PURPOSE,
     TABLE_FILE,
+    answers_there,
     digest_table,
     make_labels,
     read_summary,
@@ -46,7 +47,7 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     with hold_folder(folder, PURPOSE):
         if (there := _find(folder, planned, quiet)) is not None:
             return there  # another process was quicker
-        summary = _label(planned, folder, quiet)
+        summary = _label(recipe, planned, folder, quiet)
         summary["elapsed_s"] = round(time.perf_counter() - started, 3)
         write_summary(folder, summary)
     return summary
@@ -68,11 +69,20 @@ def _find(folder: Path, planned: Planned, quiet: bool) -> dict[str, Any] | None:
     return there
 
 
-def _label(planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
+def _label(recipe: Recipe, planned: Planned, folder: Path, quiet: bool) -> dict[str, Any]:
     labelling, calibration = planned.calibrate()
-    rows = planned.asked.cache.plan.rows
+    asked, temperature = planned.asked, labelling.temperature
+    there = None
+    if recipe.compute:
+        options = recipe.compute.model_dump()
+        there = answers_there(
+            asked, temperature, options, tell=lambda text: say(f"pseudo-label: {text}", quiet)
+        )
+    rows = asked.cache.plan.rows
     with progress("pseudo-label", total=2 * rows, quiet=quiet) as advance:
-        summary = make_labels(labelling, folder, advance=advance, look=planned.look)
+        summary = make_labels(
+            labelling, folder, answers_of=there, advance=advance, look=planned.look
+        )
     summary["warnings"] += planned.warnings
     if calibration and calibration.is_cut:
         summary["warnings"].append(TOO_MODEST)

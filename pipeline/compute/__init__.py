@@ -14,7 +14,7 @@ from pipeline.compute.devices import (
 )
 from pipeline.compute.memory import guard_memory, keep_freed_memory
 from pipeline.compute.ranks import Ranks, join_ranks, pick_rank_device
-from pipeline.compute.schedule import Done, ask_workers
+from pipeline.compute.schedule import Done, ask_workers, map_workers
 from pipeline.compute.threads import map_threads
 from pipeline.compute.workers import Workers, open_workers
 
@@ -30,6 +30,7 @@ __all__ = [
     "keep_freed_memory",
     "make_accelerator",
     "map_threads",
+    "map_workers",
     "open_workers",
     "pick_device",
     "pick_rank_device",

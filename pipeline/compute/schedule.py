@@ -20,6 +20,8 @@ TRIES = 3
 # One a worker is busy with and some that wait for it there, so that it never waits for the client.
 AHEAD = 8
 COUNT_EVERY_S = 2.0
+# Questions a worker between two waits of those that want answers in order.
+WAVE = 4 * AHEAD
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,26 @@ def ask_workers(
             f"compute: {workers.where} went away ({error}). Parts that are made are kept; run the "
             "same command again."
         ) from error
+
+
+def map_workers(
+    workers: Workers, function: Callable[[int], Answer], questions: Iterable[int]
+) -> Iterator[Answer]:
+    """Yield function(question) of each question, in their order, as `map_threads` does.
+
+    Work goes in waves, so that answers do not pile up.
+
+    Raises: the error of the first question that failed three times; PipelineError if the scheduler
+        goes away.
+    """
+    remaining = iter(questions)
+    while wave := list(islice(remaining, WAVE * max(workers.expected, 1))):
+        answers = dict[int, Answer]()
+        for done in ask_workers(workers, function, wave):
+            if done.error is not None:
+                raise done.error
+            answers[done.question] = done.answer[0]
+        yield from (answers[question] for question in wave)
 
 
 def _ask(

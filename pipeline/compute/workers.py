@@ -40,11 +40,9 @@ class Workers:
     expected: int
     where: str
 
-    @property
-    def dashboard(self) -> str | None:
-        """The address of Dask's dashboard, which there is with bokeh alone."""
-        link: str | None = self.client.dashboard_link
-        return link if find_spec("bokeh") else None
+    def __str__(self) -> str:
+        """Name them, and Dask's dashboard, which there is with bokeh alone."""
+        return f"{self.where}; {self.client.dashboard_link}" if find_spec("bokeh") else self.where
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pipeline.labelling.output.folder import (
 from pipeline.labelling.output.page import Look
 from pipeline.labelling.output.table import PseudoLabelTable, digest_table, open_table
 from pipeline.labelling.rules import RULES, Wanted
+from pipeline.labelling.there import answers_there
 
 __all__ = [
     "PAGE_FILE",
@@ -32,6 +33,7 @@ __all__ = [
     "Look",
     "PseudoLabelTable",
     "Wanted",
+    "answers_there",
     "ask_rows",
     "digest_table",
     "fit_temperature",

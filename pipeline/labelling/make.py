@@ -4,7 +4,7 @@ Two readings of the cache's parts, targets first and ids last; between them 16 b
 temporary file, so memory does not grow with the rows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,16 @@ class Labelling:
 
 
 def make_labels(
-    labelling: Labelling, folder: Path, *, advance: Advance, look: Look | None = None
+    labelling: Labelling,
+    folder: Path,
+    *,
+    answers_of: Iterable[Answers] | None = None,
+    advance: Advance,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Write table and page into a folder, and give the summary; `advance` hears of rows twice.
+
+    Answers are taken here, part by part, unless somebody else has them: `answers_of`.
 
     Raises: TargetError if the rule cannot be followed, or would keep nothing: nothing is written
         then; CorruptPart if the cache is damaged; PipelineError if the disk is full.
@@ -54,7 +61,7 @@ def make_labels(
     class_count = labelling.asked.spec.class_count
     limits = find_limits(labelling.wanted, class_count, labelling.judged, labelling.where)
     answers = TemporaryArray(ANSWER, folder)
-    for found in labelling.asked.answers(labelling.temperature):
+    for found in answers_of or labelling.asked.answers(labelling.temperature):
         answers.append(found)
         advance(len(found))
 

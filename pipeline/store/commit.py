@@ -18,7 +18,7 @@ from pipeline.store.backends.parquet import encode_samples
 from pipeline.store.documents import Document, canonical, sealed
 from pipeline.store.fields import DIGEST_BYTES, Array, SampleTable
 from pipeline.store.files import describe
-from pipeline.store.places import SCRATCH, Content, Folder, Place, Where, as_place
+from pipeline.store.places import SCRATCH, Content, Place, Where, as_place
 from pipeline.store.plan import Plan, check_same_plan, part_name, plan_bytes
 from pipeline.store.records import (
     MANIFEST_FILE,
@@ -71,11 +71,11 @@ def plan_in_turn(where: Where) -> Iterator[bool]:
 def check_folder(where: Where) -> None:
     """Refuse a path that can never become a cache, before any work for it is done.
 
-    Raises: CacheError if it is a file, holds other things, or may not be looked into.
+    Raises: CacheError if it is a file, holds other things, or may not be looked into; if it is in
+        an object store, also if it may not be written, or has no conditional writes.
     """
     place = as_place(where)
-    if isinstance(place, Folder):
-        place.check()
+    place.check()
     # The plan is the first thing a writer puts there: looking for it second cannot be fooled.
     foreign = sorted(set(place.names()) - {SCRATCH})
     if foreign and place.size(PLAN_FILE) is None:

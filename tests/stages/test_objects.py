@@ -116,6 +116,30 @@ def test_a_bad_way_to_the_store_changes_nothing(
     assert sum(faults.counts.values()) - faults.counts["passed"] > 2
 
 
+def test_a_store_that_cannot_keep_writers_apart_is_refused_before_the_data_is_read(
+    lab: Lab, far: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy(port, Faults(is_weak=True)) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{between}")
+        answer = lab.cache_teacher(*options(f"cache.path={far}-weak"))
+    assert answer.status == 2
+    assert answer.stderr.startswith(f"error: {far}-weak: this store does not honour")
+
+
+def test_shares_and_workers_make_the_same_there(lab: Lab, cached_lab: Lab, far: str) -> None:
+    digest = open_cache(cached_lab.cache).digest
+    for share in ("2/3", "1/3", "3/3"):
+        answer = lab.cache_teacher("--quiet", "--part-range", share)
+        assert answer.status == 0, answer.stderr
+    assert open_cache(far).digest == digest
+    with lab.recipe.open("a") as file:
+        file.write('\n[compute]\nkind = "local"\nworkers = 2\n')
+    answer = lab.cache_teacher("--quiet", *options(f"cache.path={far}-spread"))
+    assert answer.status == 0, answer.stderr
+    assert open_cache(f"{far}-spread").digest == digest
+    assert as_place(f"{far}-spread").files(".scratch") == []
+
+
 def test_only_caches_may_lie_there(lab: Lab) -> None:
     answer = lab.train_student("--quiet", *options("run.path=s3://bucket/run"))
     assert answer.status == 2

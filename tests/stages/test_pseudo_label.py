@@ -366,3 +366,28 @@ def test_samples_of_one_of_several_sources_of_the_teacher_are_noticed_too(lab: L
     answer = label(lab, taught, 'pseudo_labels.rule={ kind = "all" }')
     assert answer.status == 0, answer.stderr
     assert "these are the very samples that the teacher was trained on" in answer.stdout
+
+
+def test_the_table_is_the_same_from_workers(lab: Lab) -> None:
+    label(lab)
+    with lab.recipe.open("a") as file:
+        file.write('\n[compute]\nkind = "local"\nworkers = 2\n')
+    answer = label(lab, "pseudo_labels.path=there")
+    assert answer.status == 0, answer.stderr
+    first, second = (
+        (lab.folder / folder / "pseudo_labels.parquet").read_bytes()
+        for folder in ("labels", "there")
+    )
+    assert first == second
+
+
+def test_a_part_that_is_damaged_is_named_by_a_worker(lab: Lab) -> None:
+    (chunk, *_) = sorted((lab.folder / "unlabelled/targets").rglob("c.*"))
+    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    with lab.recipe.open("a") as file:
+        file.write('\n[compute]\nkind = "local"\nworkers = 1\n')
+    answer = label(lab)
+    assert answer.status == 1
+    assert "part 0" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (lab.folder / "labels").exists()

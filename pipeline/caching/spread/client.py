@@ -35,7 +35,7 @@ def make_cache_there(
     check_folder(folder)
     order = Order(*recipe.source, is_written, run=uuid4().hex)
     with open_workers(**recipe.compute.model_dump()) as workers:
-        _tell(workers, stage, quiet)
+        say(f"{stage}: waiting for {workers}", quiet)
         planned = _begin(workers, order)
         plan = read_plan(folder)
         startup_s = time.perf_counter() - started
@@ -44,11 +44,6 @@ def make_cache_there(
     elapsed_s = time.perf_counter() - started - startup_s
     times = {"startup_s": round(startup_s, 3), "elapsed_s": round(elapsed_s, 3)}
     return {**planned, "made_rows": made, **found, **times}
-
-
-def _tell(workers: Workers, stage: str, quiet: bool) -> None:
-    shown = f"; {workers.dashboard}" if workers.dashboard else ""
-    say(f"{stage}: waiting for {workers.where}{shown}", quiet)
 
 
 def _begin(workers: Workers, order: Order) -> dict[str, Any]:

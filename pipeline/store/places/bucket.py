@@ -99,7 +99,7 @@ class Bucket:
         """List all objects below a folder by their path relative to it, sorted."""
         return sorted(each["path"].removeprefix(f"{folder}/") for each in self._list(folder))
 
-    def begin(self) -> None:
+    def check(self) -> None:
         """Find out whether it can be written, and whether it can keep two writers apart."""
         path = f"{SCRATCH}/probe-{uuid4().hex}"
         with self._told():
@@ -111,6 +111,9 @@ class Bucket:
                 "writers apart. Cache into a folder and copy it there when it is complete: what "
                 "reads it needs no such writes."
             )
+
+    def begin(self) -> None:
+        """Do nothing: a prefix is there as soon as something is below it."""
 
     def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
         """Lease a name for as long as this process renews it."""

@@ -55,8 +55,11 @@ class Place(Protocol):
     def files(self, folder: str) -> list[str]:
         """List all files below a folder by their path relative to it, sorted."""
 
+    def check(self) -> None:
+        """Find out, leaving nothing there, whether it can never be written."""
+
     def begin(self) -> None:
-        """Make it a place that can be written, or find out that it cannot."""
+        """Make it, if it is not there."""
 
     def claim(self, name: str, *, wait: bool = False) -> AbstractContextManager[bool]:
         """Keep others from what a name stands for; gives False if one of them holds it.
