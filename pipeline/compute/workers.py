@@ -21,6 +21,10 @@ CONFIG = {
     "distributed.scheduler.allowed-failures": 2,
     # It looks at every worker a hundred times a second, for a dashboard that few look at.
     "distributed.worker.profile.enabled": False,
+    # Every process would wake up fifty times a second to see whether it is late, and twice to
+    # measure itself: 10 % of a core, here, of what the teacher could have.
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
 }
 CONNECT_S = 30
 LOOPBACK = "127.0.0.1"
