@@ -76,11 +76,24 @@ def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str)
     assert all((ROOT / word).is_file() for word in recipes)
 
 
-def test_the_loop_of_rounds_sets_what_recipes_have() -> None:
-    (loop,) = blocks("README.md", "sh")
-    shown = 'pipeline() { printf "%s\\n" "$*"; }\n' + loop
+def commands_of(block: str) -> list[list[str]]:
+    """Let a shell go through a block; gives the words of the commands of ours that it runs."""
+    shown = 'pipeline() { printf "%s\\n" "$*"; }\n' + block
     said = subprocess.run(["bash", "-euc", shown], capture_output=True, text=True, check=True)
-    lines = [line.split() for line in said.stdout.splitlines()]
+    return [line.split() for line in said.stdout.splitlines()]
+
+
+def test_what_is_shown_of_object_stores_is_of_a_recipe() -> None:
+    (block,) = (block for block in blocks("README.md", "sh") if "s3://" in block)
+    recipes = [load_recipe(ROOT / words[1], words[3::2]) for words in commands_of(block)]
+    assert [str(each.locate_cache(each.cache.path)) for each in recipes if each.cache] == (
+        2 * ["s3://bucket/digits"]
+    )
+
+
+def test_the_loop_of_rounds_sets_what_recipes_have() -> None:
+    (loop,) = (block for block in blocks("README.md", "sh") if "for round" in block)
+    lines = commands_of(loop)
     assert [words[0] for words in lines] == 2 * [
         *("cache-teacher", "cache-teacher", "pseudo-label", "train-student"),
     ]
