@@ -69,6 +69,7 @@ class Faults:
     share: float = 0.0
     is_weak: bool = False
     is_refusing: bool = False
+    kinds: tuple[str, ...] = ("busy", "lost before", "lost after")
     draws: random.Random = field(default_factory=lambda: random.Random(0))
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -76,7 +77,7 @@ class Faults:
         """Choose what becomes of the next request."""
         kind = "passed"
         if self.draws.random() < self.share:
-            kind = self.draws.choice(["busy", "lost before", "lost after"])
+            kind = self.draws.choice(self.kinds)
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return kind
 

@@ -20,6 +20,7 @@ from loopback import BUCKET, Faults, environment, object_store, proxy
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
 from pipeline.store import claim_part, find_faults, open_cache, write_plan
 from pipeline.store.places import as_place, leases
+from pipeline.store.places import bucket as bucket_module
 from pipeline.store.places.bucket import Bucket
 
 ROOT = Path(__file__).parent.parent.parent
@@ -292,6 +293,35 @@ def test_a_store_without_conditional_writes_is_refused_and_can_be_read(
         assert as_place(f"{url}-weak").files("") == []
 
 
+def test_an_address_where_nothing_answers_is_told_in_seconds(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy(0, Faults()) as closed:
+        pass
+    behind(monkeypatch, closed)
+    started = time.monotonic()
+    with pytest.raises(CacheError, match="the store does not answer as it should: .*\n.*AWS_END"):
+        open_cache(f"{url}-nowhere")
+    assert time.monotonic() - started < bucket_module.RETRY_S / 2
+
+
+def test_a_store_that_is_away_for_seconds_is_waited_for(
+    url: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = contract.tiny_plan()
+    contract.write_cache(url, plan)
+    faults = Faults()
+    with proxy(port, faults) as between:
+        behind(monkeypatch, between)
+        cache = open_cache(f"{url}/.")  # of another name, so that it is another client
+        faults.share, faults.kinds = 1.0, ("lost before",)
+        back = threading.Timer(4, setattr, (faults, "share", 0.0))
+        back.start()
+        assert cache.read_part(0)
+        back.join()
+    assert faults.counts["lost before"] > 1
+
+
 @pytest.mark.parametrize("wrong", ["s3://bucket", "s3:///x", "gs://bucket/x", "http://x/y"])
 def test_other_addresses_are_refused(wrong: str) -> None:
     with pytest.raises(CacheError, match="is no place of a cache; give a path, or s3://BUCKET/PRE"):
@@ -307,6 +337,6 @@ def test_without_obstore_the_extra_is_named(url: str, monkeypatch: pytest.Monkey
 def test_a_forked_process_is_told_what_to_do(url: str) -> None:
     contract.write_cache(url, contract.tiny_plan())
     place = bucket(url)
-    stranger = Bucket(place.url, place.client, place.leases, process=place.process + 1)
+    stranger = Bucket(place.url, place.client, place.leases, place.process + 1, place.greet)
     with pytest.raises(CacheError, match="a forked process cannot use its parent's connections"):
         stranger.read("plan.json")

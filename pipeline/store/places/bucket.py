@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any
@@ -26,7 +26,9 @@ from pipeline.store.places.place import SCRATCH, Content
 # Requests in flight: each waits for the store, not for a processor.
 PARALLEL = 16
 # Of one request, with all its retries: a store that restarts is back by then.
-RETRY_S = 180
+RETRY_S, RETRIES, LONGEST_PAUSE_S = 180, 60, 10
+# Of the very first one: a wrong address should not take minutes to be told.
+FIRST_RETRIES = 4
 # What nothing answers with for so long is asked again.
 REQUEST_S = 60
 SCHEMES = ("s3",)
@@ -37,13 +39,16 @@ _REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
 class Bucket:
     """A place in an object store; `url` names it, without a final slash.
 
-    `client` is of obstore, and below the prefix.
+    `client` is of obstore, and below the prefix; `greet` asks the store, with little patience,
+    whether it is there.
     """
 
     url: str
     client: Any
     leases: Leases
     process: int
+    greet: Callable[[], None]
+    greeted: list[bool] = field(default_factory=list, compare=False)
 
     def __str__(self) -> str:
         """Name it as the user did."""
@@ -192,6 +197,9 @@ class Bucket:
                 "Use a DataLoader without workers, or one whose workers are spawned."
             )
         try:
+            if not self.greeted:
+                self.greet()
+                self.greeted.append(True)
             yield
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
@@ -236,29 +244,58 @@ def open_bucket(url: str) -> Bucket:
 
     Raises: CacheError if the address is not one of these, or obstore is not installed.
     """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc or not parts.path.strip("/"):
+        raise CacheError(f"{url}: is no place of a cache; give a path, or s3://BUCKET/PREFIX.")
     return _open(url.rstrip("/"), os.getpid())
 
 
 @lru_cache
 def _open(url: str, process: int) -> Bucket:
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or not parts.netloc or not parts.path.strip("/"):
-        raise CacheError(f"{url}: is no place of a cache; give a path, or s3://BUCKET/PREFIX.")
     try:
         from obstore.store import from_url
     except ImportError as error:
         raise CacheError(
             f"{url}: object stores need obstore. Install it: pip install 'teacher-logit-cache[s3]'"
         ) from error
+    client = _client(from_url, url, RETRIES)
+    greet = partial(_greet, _client(from_url, url, FIRST_RETRIES))
+    return Bucket(url, client, Leases(client), process, greet)
+
+
+def _client(from_url: Callable[..., Any], url: str, retries: int) -> Any:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
-    client = from_url(
+    pauses = {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=LONGEST_PAUSE_S),
+        "base": 3,
+    }
+    return from_url(
         url,
         **options,
         client_options={
             "timeout": timedelta(seconds=REQUEST_S),
             "allow_http": bool(endpoint) and str(endpoint).startswith("http://"),
         },
-        retry_config={"max_retries": 20, "retry_timeout": timedelta(seconds=RETRY_S)},
+        retry_config={
+            "max_retries": retries,
+            "retry_timeout": timedelta(seconds=RETRY_S),
+            "backoff": pauses,
+        },
     )
-    return Bucket(url, client, Leases(client), process)
+
+
+def _greet(client: Any) -> None:
+    """Ask for anything; what the store answers does not matter.
+
+    Raises: GenericError if it does not answer.
+    """
+    from obstore.exceptions import BaseError, GenericError
+
+    try:
+        client.head("plan.json")
+    except GenericError:
+        raise
+    except (BaseError, FileNotFoundError, PermissionError):
+        return  # it is there; what it refuses is told to whoever asks next
