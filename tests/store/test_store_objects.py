@@ -300,7 +300,7 @@ def test_an_address_where_nothing_answers_is_told_in_seconds(
         pass
     behind(monkeypatch, closed)
     started = time.monotonic()
-    with pytest.raises(CacheError, match="the store does not answer as it should: .*\n.*AWS_END"):
+    with pytest.raises(CacheError, match=r"the store does not answer as it should: .*\n.*AWS_END"):
         open_cache(f"{url}-nowhere")
     assert time.monotonic() - started < bucket_module.RETRY_S / 2
 
