@@ -1,7 +1,8 @@
 """One batch as a student gets it, and how the pieces that it is made of come together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,27 +10,63 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.targets import MixedLabels, Mixture, PseudoLabels, Targets
+from pipeline.samples import SampleBatch, Samples, positions_of
+from pipeline.targets import (
+    Basis,
+    MixedLabels,
+    Mixture,
+    PseudoLabels,
+    Targets,
+    TargetSpec,
+    decode,
+)
 
 Fields = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
+    widen them. `statistics` are those that lie elsewhere.
+
+    Shapes: fields, of `target_fields`, (P, ...).
+    """
+
+    spec: TargetSpec
+    fields: Mapping[str, Tensor]
+    basis: Basis | None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def decode(self) -> Targets:
+        """Widen them."""
+        found = decode(
+            self.spec, {name: each.numpy() for name, each in self.fields.items()}, self.basis
+        )
+        return replace(found, statistics={**found.statistics, **self.statistics})
 
 
 @dataclass(frozen=True)
 class Batch:
     """Samples with what the teacher said of them.
 
-    Shapes: inputs (B, ...); labels (P,), with -1 for none, two each where samples are mixed, and
-    targets over the P positions of the B rows, or None where there is no cache; each feature over
-    the B rows or the P positions. An image has one position, a text one a token.
+    Shapes: inputs (B, ...); labels (P,), with -1 for none, two each where samples are mixed; each
+    feature over the B rows or the P positions. An image has one position, a text one a token.
     """
 
     ids: list[str]
     inputs: Tensor
     labels: Tensor | MixedLabels
-    targets: Targets | Mixture | None
+    # Of one teacher as they lie there, or made already: those of several are a mixture.
+    stored: Stored | None = None
+    made: Targets | Mixture | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     # Where there is a table of them.
     pseudo_labels: PseudoLabels | None = None
+
+    @cached_property
+    def targets(self) -> Targets | Mixture | None:
+        """The soft targets, over the P positions of the B rows; None where there are none."""
+        return self.made or (self.stored.decode() if self.stored else None)
 
 
 def concatenate(gathered: Sequence[Fields]) -> Fields:
@@ -40,6 +77,16 @@ def concatenate(gathered: Sequence[Fields]) -> Fields:
     return {name: np.concatenate([each[name] for each in gathered]) for name in first}
 
 
+def labels_of(samples: Samples, read: SampleBatch) -> Tensor | MixedLabels:
+    """Give the labels of samples that were read. Shapes: (P,), two each where they are mixed."""
+    if not read.mixed:
+        return as_tensor(positions_of(samples, read).labels)
+    own, others, shares = read.labels, read.mixed.labels, read.mixed.shares
+    return MixedLabels(as_tensor(own), as_tensor(others), as_tensor(shares))
+
+
 def as_tensor(array: NDArray[Any]) -> Tensor:
     """Share an array's memory, or copy it where torch must not write to it."""
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        array = array.copy()
+    return torch.from_numpy(array)

@@ -8,7 +8,6 @@ read from it.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from itertools import chain, count
 
@@ -28,27 +27,24 @@ from pipeline.samples import (
     check_samples,
     join_batches,
     mix_rows,
-    positions_of,
     row_lengths,
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
-from pipeline.stream.batch import Batch, Fields, as_tensor, concatenate
+from pipeline.stream.batch import Batch, Fields, Stored, as_tensor, concatenate, labels_of
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.shown import identities_of, shown_views
 from pipeline.stream.slices import Slices, without_rows
+from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
-    MixedLabels,
-    Mixture,
     PseudoLabels,
-    Targets,
-    decode,
     decode_basis,
     decode_feature,
     normalise_weights,
@@ -96,6 +92,9 @@ class Stream(IterableDataset[Batch]):
     Of each batch, which stays one of `batch_size` rows, a `rank` has its own rows alone; the last
     batch of an epoch may have none for it. A place means the same for any `world_size`.
 
+    Rows are shuffled among those of `window_parts` parts; left out, eight, or where rows can be
+    gathered where they lie so many that most caches are shuffled as a whole.
+
     `group_by_length` makes batches of rows of text that are about equally long. `statistics` names
     those of each position that targets are to come with, `features` those that are read as well;
     without `soft` they are all that is read.
@@ -116,7 +115,7 @@ class Stream(IterableDataset[Batch]):
         weights: Sequence[float] = (),
         batch_size: int,
         seed: int | None = 0,
-        window_parts: int = 8,
+        window_parts: int | None = None,
         group_by_length: bool = False,
         statistics: Sequence[str] = (),
         features: Sequence[str] = (),
@@ -150,7 +149,7 @@ class Stream(IterableDataset[Batch]):
         self.order = Order(
             rows,
             rows_per_part,
-            window_parts,
+            window_parts or choose_window_parts(cache, is_alone=not also and not self._chosen),
             seed,
             kept,
             self._chosen,
@@ -167,6 +166,7 @@ class Stream(IterableDataset[Batch]):
         self._fetcher = Fetcher(cache, wanted, check) if cache and cache.spool else None
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
+        self._buffers = Buffers()
         self._window: tuple[tuple[int, ...], Window] | None = None
         self._places: tuple[tuple[int, ...], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
@@ -180,9 +180,11 @@ class Stream(IterableDataset[Batch]):
         self._features = found[0]
         kept = [each for each in self._statistics if each != OF_TABLE]
         names = field_names(self.spec, kept) if self.spec and self._soft else []
+        self._target_names = tuple(names)
         names += [each.name for spec in self._features.values() for each in spec.fields]
         self._fields, large = split_large(self.cache, names) if self.cache else ([], [])
-        self._large = LargeFields(large)
+        count = self.order.part_count if check else 0
+        self._large = LargeFields(large, set(range(count)))
         self._beside = None
         if len(self.caches) > 1:
             self._beside = open_beside(
@@ -311,7 +313,7 @@ class Stream(IterableDataset[Batch]):
             read = mix_rows(
                 self.samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
             )
-        return read, window.gather(at)
+        return read, window.gather(at, self._buffers.empty)
 
     def _at(self, parts: Rows, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""
@@ -347,13 +349,14 @@ class Stream(IterableDataset[Batch]):
         if self._fetcher:
             self._fetcher.wait(parts)
             self._unread.difference_update(self._fetcher.proved)
+            self._large.unread.difference_update(self._fetcher.proved)
         check = not self._unread.isdisjoint(parts)
         window = cache_window(
             self.cache,
             parts,
             finder=self._finder,
             names=self._fields,
-            large=self._large,
+            large=self._large if self._large.names else None,
             check=check,
         )
         self._unread.difference_update(parts)
@@ -362,23 +365,27 @@ class Stream(IterableDataset[Batch]):
 
     def _join(self, held: list[Held]) -> Batch:
         read = join_batches([batch for batch, _ in held])
-        labels: Tensor | MixedLabels = as_tensor(positions_of(self.samples, read).labels)
-        if read.mixed:
-            labels = MixedLabels(
-                as_tensor(read.labels), as_tensor(read.mixed.labels), as_tensor(read.mixed.shares)
-            )
-        targets: Targets | Mixture | None = None
+        labels = labels_of(self.samples, read)
+        stored: Stored | None = None
+        mixture = None
         features, pseudo = dict[str, Tensor](), None
         fields = concatenate([fields for _, fields in held])
         if self._chosen:
             pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))
         if self.spec is not None:
-            targets = decode(self.spec, fields, self._basis) if self._soft else None
+            stored = self._stored(fields, pseudo) if self._soft else None
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
-            if self._beside:
-                targets = self._beside.mix(targets, fields) if targets else None
-                features |= self._beside.decode_features(fields)
-            if isinstance(targets, Targets) and OF_TABLE in self._statistics:
-                weights = pseudo.weights if pseudo else torch.ones(len(targets))
-                targets = replace(targets, statistics={**targets.statistics, OF_TABLE: weights})
-        return Batch(read.ids, as_tensor(read.inputs), labels, targets, features, pseudo)
+        if self._beside:
+            features |= self._beside.decode_features(fields)
+            mixture = self._beside.mix(stored.decode(), fields) if stored else None
+        inputs = as_tensor(read.inputs)
+        return Batch(read.ids, inputs, labels, stored, mixture, features, pseudo)
+
+    def _stored(self, fields: Fields, pseudo: PseudoLabels | None) -> Stored:
+        assert self.spec is not None
+        own = {name: as_tensor(fields[name]) for name in self._target_names}
+        statistics = {}
+        if OF_TABLE in self._statistics:
+            rows = len(next(iter(own.values())))
+            statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
+        return Stored(self.spec, own, self._basis, statistics)

@@ -37,7 +37,7 @@ class LiveStream(Stream):
 
     def forever(self) -> Generator[Batch]:
         for batch in super().forever():
-            yield replace(batch, targets=self._ask(batch.inputs))
+            yield replace(batch, made=self._ask(batch.inputs))
 
     @torch.no_grad()
     def _ask(self, inputs: Tensor) -> Targets:

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_logits, make_samples, make_spec
 
 from pipeline.errors import CorruptPart
 from pipeline.samples import content_digests
+from pipeline.samples.arrays import ArraySamples
 from pipeline.store import (
     Cache,
+    Field,
     Plan,
     SampleTable,
     claim_part,
@@ -22,8 +25,15 @@ from pipeline.store import (
 )
 from pipeline.stream import Stream
 from pipeline.stream.windows import large
-from pipeline.stream.windows.large import LargeFields, gather, split_large
-from pipeline.targets import FeatureSpec, encode, target_fields
+from pipeline.stream.windows.large import (
+    LargeFields,
+    as_blocks,
+    copy_runs,
+    find_runs,
+    gather,
+    split_large,
+)
+from pipeline.targets import FeatureSpec, Targets, TargetSpec, encode, target_fields
 
 ROWS, SHAPE = 20, (4, 15, 10)  # 1,200 bytes in float16
 SPEC = FeatureSpec("map", "float16", SHAPE, "rows")
@@ -45,6 +55,33 @@ def make_cache(folder: Path, backend: str = "zarr", compression: str = "none") -
             commit_part(folder, plan, part, table, arrays | {"feature_map": MAPS[rows]}, {})
     finish(folder, plan)
     return open_cache(folder)
+
+
+def make_text_cache(folder: Path, compression: str) -> tuple[Cache, ArraySamples, list[np.ndarray]]:
+    """Cache rows of 100 to 300 positions each; gives what the logits of each are."""
+    random, rows, length = np.random.default_rng(1), 23, 301
+    spec = TargetSpec("top_k", 1000, 8)
+    counts = random.integers(100, length, rows)
+    ids = np.array([str(row) for row in range(rows)])
+    samples = ArraySamples("rows", None, np.arange(rows)[:, None], np.zeros(rows, int), ids)
+    fields = (*target_fields(spec), Field("tokens", "uint16", (length,), "rows"))
+    about = {"targets": spec.to_json(), "tokens": {"task": "next_token"}}
+    plan, answers = Plan(rows, 6, "zarr", compression, fields, {}, about), list[np.ndarray]()
+    write_plan(folder, plan)
+    for part in range(plan.part_count):
+        own = plan.part_range(part)
+        read, positions = samples.read(own), counts[own].astype(np.int32)
+        logits = random.normal(size=(int(positions.sum()), 1000)).astype(np.float32)
+        arrays = encode(spec, torch.from_numpy(logits))
+        arrays["tokens"] = np.zeros((len(own), length), np.uint16)
+        answers += np.split(arrays["logits"], np.cumsum(positions)[:-1])
+        table = SampleTable(
+            read.ids, content_digests(read.inputs), positions * 0, read.labels, positions
+        )
+        with claim_part(folder, part):
+            commit_part(folder, plan, part, table, arrays, {})
+    finish(folder, plan)
+    return open_cache(folder), samples, answers
 
 
 @pytest.mark.parametrize("window_parts", [1, 2, 8])
@@ -71,11 +108,11 @@ def test_without_soft_targets_only_features_are_read(tmp_path: Path) -> None:
 
 def test_raw_files_are_mapped_and_compressed_ones_are_not(tmp_path: Path) -> None:
     raw = LargeFields(["feature_map"])
-    arrays = raw.read(make_cache(tmp_path / "raw"), 0, check=True)
+    arrays = raw.read(make_cache(tmp_path / "raw"), 0)
     assert not arrays["feature_map"].flags.writeable
-    assert raw.read(open_cache(tmp_path / "raw"), 0, check=True) is arrays
+    assert raw.read(open_cache(tmp_path / "raw"), 0) is arrays
     packed = LargeFields(["feature_map"])
-    packed.read(make_cache(tmp_path / "packed", "zarr", "lz4"), 0, check=True)
+    packed.read(make_cache(tmp_path / "packed", "zarr", "lz4"), 0)
     assert not packed.parts  # arrays of their own are not kept from epoch to epoch
 
 
@@ -85,7 +122,7 @@ def test_maps_that_were_used_longest_ago_are_let_go(
     cache, fields = make_cache(tmp_path / "cache"), LargeFields(["feature_map"])
     monkeypatch.setattr(large, "KEPT_BYTES", 2 * 6 * 1200)
     for part in (0, 1, 0, 2):
-        fields.read(cache, part, check=False)
+        fields.read(cache, part)
     assert list(fields.parts) == [0, 2]
 
 
@@ -118,4 +155,42 @@ def test_gathering_is_taking_from_all_in_a_row(
     blocks = [random.normal(size=(size, 3)) for size in sizes]
     at = random.integers(0, sum(sizes), count)
     at = np.sort(at) if is_sorted else at
-    assert np.array_equal(gather(blocks, at), np.concatenate(blocks)[at])
+    assert np.array_equal(gather(as_blocks(blocks), at), np.concatenate(blocks)[at])
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 4), max_size=5), min_size=1, max_size=5),
+    draw=st.data(),
+)
+def test_copied_runs_are_the_rows_one_after_the_other(
+    rows: list[list[int]], draw: st.DataObject
+) -> None:
+    """`rows` are the numbers of entries of the rows of each part."""
+    counts = np.array([count for part in rows for count in part], np.int64)
+    starts = np.cumsum(counts) - counts
+    entries = np.arange(2 * counts.sum()).reshape(-1, 2)
+    ends = np.cumsum([sum(part) for part in rows])
+    blocks = as_blocks(np.split(entries, ends[:-1]))
+    chosen = draw.draw(st.lists(st.integers(0, len(counts) - 1), max_size=8) if len(counts) else
+                       st.just([]))  # fmt: skip
+    runs = find_runs(blocks.ends, starts[chosen], counts[chosen])
+    expected = [entries[starts[row] : starts[row] + counts[row]] for row in chosen]
+    assert np.array_equal(copy_runs(blocks, runs), np.concatenate([entries[:0], *expected]))
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_rows_of_many_positions_are_gathered_where_they_lie(
+    tmp_path: Path, compression: str
+) -> None:
+    """A second epoch, after all was read, and a batch that is kept while others come."""
+    cache, samples, answers = make_text_cache(tmp_path / "cache", compression)
+    stream = Stream(samples, cache, batch_size=5)
+    batches = [batch for _ in range(2) for batch in stream]
+    for batch in batches:
+        rows = [int(name) for name in batch.ids]
+        expected = np.concatenate([answers[row] for row in rows])
+        assert isinstance(batch.targets, Targets)
+        assert np.array_equal(batch.targets.logits.numpy(), expected.astype(np.float32))
+    assert sorted(name for batch in batches for name in batch.ids) == sorted(
+        2 * [str(row) for row in range(len(answers))]
+    )

@@ -181,25 +181,34 @@ def _read_compressed(load: Load, path: str, into: NDArray[np.uint8], chunk_bytes
 
 
 def _read_layout(load: Load, path: str, field: Field, entries: int) -> _Layout:
+    layout = _layout_of(load(path).tobytes(), field, entries)
+    if isinstance(layout, str):
+        raise load.fault(path, layout)
+    return layout
+
+
+@lru_cache(maxsize=64)
+def _layout_of(content: bytes, field: Field, entries: int) -> _Layout | str:
+    """Read how an array lies, or say what is wrong; parts share their zarr.json, byte for byte."""
     try:
-        document = json.loads(load(path).tobytes())
+        document = json.loads(content)
         chunk_shape = document["chunk_grid"]["configuration"]["chunk_shape"]
         first, *others = document["codecs"]
         names = [codec["name"] for codec in others]
         found = (document["data_type"], document["shape"], chunk_shape[1:])
     except (ValueError, KeyError, TypeError) as error:
-        raise load.fault(path, f"is not the zarr.json of an array ({error!r})") from error
+        return f"is not the zarr.json of an array ({error!r})"
     wanted = (field.dtype, [entries, *field.shape], list(field.shape))
     if found != wanted:
-        raise load.fault(path, f"dtype, shape and chunk are {found}; they must be {wanted}")
+        return f"dtype, shape and chunk are {found}; they must be {wanted}"
     if first not in _BYTES_CODECS or names not in ([], ["blosc"]):
-        raise load.fault(path, "its codecs are not those of the format (bytes, blosc)")
+        return "its codecs are not those of the format (bytes, blosc)"
     keys = document.get("chunk_key_encoding")
     separators = [each for each in _SEPARATORS if keys == _default_keys(each)]
     if not separators:
-        raise load.fault(path, f"its chunks are named by {keys}; the format has the default names")
+        return f"its chunks are named by {keys}; the format has the default names"
     if type(chunk_shape[0]) is not int or chunk_shape[0] < 1:
-        raise load.fault(path, f"{chunk_shape[0]} entries in a chunk; it must be 1 or more")
+        return f"{chunk_shape[0]} entries in a chunk; it must be 1 or more"
     return _Layout(chunk_shape[0], is_compressed=bool(names), separator=separators[0])
 
 

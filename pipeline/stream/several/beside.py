@@ -16,7 +16,7 @@ from pipeline.errors import TargetError
 from pipeline.store import Cache
 from pipeline.stream.chosen import OF_TABLE
 from pipeline.stream.several.same_rows import check_plans, check_rows, spec_of
-from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.large import LargeFields, as_blocks, split_large
 from pipeline.stream.windows.window import Array, Window
 from pipeline.targets import (
     STATISTICS,
@@ -75,7 +75,9 @@ class Neighbour:
             {self.prefix + name: array for name, array in joined.items() if axes[name] == axis}
             for axis in ("rows", "positions")
         )
-        large = {self.prefix + name: (blocks, axes[name]) for name, blocks in pieces.items()}
+        large = {
+            self.prefix + name: (as_blocks(blocks), axes[name]) for name, blocks in pieces.items()
+        }
         return replace(
             window,
             over_rows={**window.over_rows, **over_rows},
@@ -102,7 +104,7 @@ class Neighbour:
     def _read_part(self, part: int) -> dict[str, Array]:
         check = part in self.unread
         arrays = self.cache.read_part(part, self.names, check=check)
-        large = self.large.read(self.cache, part, check=check) if self.large.names else {}
+        large = self.large.read(self.cache, part) if self.large.names else {}
         return arrays | large
 
     def _pieces(self, ranges: Sequence[range]) -> Iterator[tuple[int, slice]]:
@@ -178,16 +180,17 @@ def open_beside(
         names = [] if statistics is None else field_names(spec, statistics)
         names += [each.name for feature in own.values() for each in feature.fields]
         small, large = split_large(cache, names)
+        unread = set(range(cache.plan.part_count)) if check else set[int]()
         neighbours.append(
             Neighbour(
                 cache,
                 prefix=f"{number}/",
                 names=small,
-                large=LargeFields(large),
+                large=LargeFields(large, set(unread)),
                 features=own,
                 spec=spec,
                 basis=decode_basis(cache.read_shared()) if spec.rank else None,
-                unread=set(range(cache.plan.part_count)) if check else set(),
+                unread=unread,
             )
         )
     return Beside(tuple(neighbours), tuple(weights))

@@ -1,78 +1,178 @@
-"""Fields whose entries are large, such as feature maps: left where they lie until a batch is made.
+"""Fields of which a row is large, such as feature maps or a row of tokens: left where they lie
+until a batch is made.
 
 Copying a window of them would cost more than the batches made of it, so parts are mapped into
 memory where their files are raw, and rows are copied once, straight into the batch.
 """
 
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import Cache
+from pipeline.stream.windows.size import row_bytes
 
 Array = NDArray[np.generic]
-# Below it, entries are copied faster from one array than from one of several.
+# A part, where in it, and how many entries.
+Run = tuple[int, int, int]
+Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
+# Below it, rows are copied faster from one array than from one of several.
 LARGE_BYTES = 1024
 # Of maps that stay open for the next epoch, for making them anew costs as much as reading them.
 KEPT_BYTES = 2**30
+# Of which parts are read side by side: more would keep those of a student for long.
+MOST_CORES = 4
 
 
 def split_large(cache: Cache, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell the fields apart whose entries are large; gives the others, and these."""
-    large = {each.name for each in cache.plan.fields if each.entry_bytes >= LARGE_BYTES}
+    """Tell the fields apart of which a row has many bytes; gives the others, and these."""
+    large = {each.name for each in cache.plan.fields if row_bytes(cache.plan, each) >= LARGE_BYTES}
     return [name for name in names if name not in large], [name for name in names if name in large]
 
 
 @dataclass(frozen=True)
 class LargeFields:
-    """The large fields of a cache, part by part; those read last stay mapped, 1 GiB of them."""
+    """The large fields of a cache, part by part; those read last stay mapped, 1 GiB of them.
+
+    Parts that are `unread` are checked when they are read first.
+    """
 
     names: Sequence[str]
+    unread: set[int] = field(default_factory=set)
     parts: OrderedDict[int, dict[str, Array]] = field(default_factory=OrderedDict)
 
-    def read(self, cache: Cache, part: int, *, check: bool) -> dict[str, Array]:
+    def read(self, cache: Cache, part: int) -> dict[str, Array]:
         """Give the arrays of a part; read-only maps of its files where those are raw.
 
         Raises: CorruptPart if a file is damaged.
         """
-        if part in self.parts:
-            self.parts.move_to_end(part)
-            return self.parts[part]
-        arrays = cache.read_part(part, self.names, check=check, mapped=True)
+        # Several threads read: each step here is one that others see whole or not at all.
+        if (there := self.parts.get(part)) is not None:
+            with suppress(KeyError):  # another thread has let it go meanwhile
+                self.parts.move_to_end(part)
+            return there
+        arrays = cache.read_part(part, self.names, check=part in self.unread, mapped=True)
+        self.unread.discard(part)
         # Arrays of their own are the window's to hold; only maps cost no memory.
         if not any(array.flags.writeable for array in arrays.values()):
             self.parts[part] = arrays
             self._let_go()
         return arrays
 
+    def read_all(self, cache: Cache, parts: Sequence[int]) -> Callable[[int], dict[str, Array]]:
+        """Begin to read some parts on all cores; gives what waits for one of them, by its place.
+
+        Rows in random order are soon wanted of all of them, and reading is mostly checking or
+        decompressing, which threads do side by side.
+        """
+        if cache.is_growing:  # a thread that waits for a part would wait for ever
+            held: dict[int, dict[str, Array]] = {}
+
+            def read(number: int) -> dict[str, Array]:
+                if number not in held:
+                    held[number] = self.read(cache, parts[number])
+                return held[number]
+
+            return read
+        there = {part: self.parts[part] for part in parts if part in self.parts}
+        if len(there) == len(parts):
+            return lambda number: there[parts[number]]
+        pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
+        coming = [pool.submit(self.read, cache, part) for part in parts]
+        pool.shutdown(wait=False)
+        return lambda number: coming[number].result()
+
     def _let_go(self) -> None:
-        sizes = [sum(each.nbytes for each in arrays.values()) for arrays in self.parts.values()]
+        kept = list(self.parts.values())
+        sizes = [sum(each.nbytes for each in arrays.values()) for arrays in kept]
         while len(sizes) > 1 and sum(sizes) > KEPT_BYTES:
             self.parts.popitem(last=False)
             sizes.pop(0)
 
 
-def gather(blocks: Sequence[Array], at: NDArray[np.int64]) -> Array:
+def _cores() -> int:
+    return min(MOST_CORES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A field that lies in an array for each of some parts, each read when it is first asked for.
+
+    Shapes: ends (parts,), the entries up to the end of each; get(i) (entries of part i, ...).
+    """
+
+    ends: NDArray[np.int64]
+    get: Callable[[int], Array]
+
+
+def as_blocks(arrays: Sequence[Array]) -> Blocks:
+    """Take arrays that are there already."""
+    return Blocks(np.cumsum([len(each) for each in arrays]), arrays.__getitem__)
+
+
+def gather(blocks: Blocks, at: NDArray[np.int64], empty: Empty = np.empty) -> Array:
     """Copy entries out of arrays that follow one another; `at` counts over all of them.
 
-    Shapes: blocks (n_i, ...); at (n,), best ascending; returns (n, ...).
+    `empty` makes the array that is returned, from its shape and dtype.
+
+    Shapes: at (n,), best ascending; returns (n, ...).
     """
-    ends = np.cumsum([len(block) for block in blocks])
-    made = np.empty((len(at), *blocks[0].shape[1:]), blocks[0].dtype)
     is_ascending = bool((at[1:] >= at[:-1]).all())
     order = np.arange(len(at)) if is_ascending else np.argsort(at, kind="stable")
-    cuts = np.searchsorted(at[order], ends)
-    first, start = 0, 0
-    for block, end, last in zip(blocks, ends.tolist(), cuts.tolist(), strict=True):
-        if last > first:
-            chosen = order[first:last]
-            within = at[chosen] - start
-            if is_ascending:  # a slice of the batch, written once
-                np.take(block, within, axis=0, out=made[first:last], mode="clip")
-            else:
-                made[chosen] = block[within]
-        first, start = last, end
+    touched, cuts = _cut(blocks, at[order])
+    first = blocks.get(touched[0])
+    made = empty((len(at), *first.shape[1:]), first.dtype)
+    for number, cut in zip(touched, cuts, strict=True):
+        chosen = order[cut]
+        within = at[chosen] - _begin(blocks, number)
+        if is_ascending:  # a slice of the batch, written once
+            np.take(blocks.get(number), within, axis=0, out=made[cut], mode="clip")
+        else:
+            made[chosen] = blocks.get(number)[within]
     return made
+
+
+def find_runs(
+    ends: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64]
+) -> list[Run]:
+    """Find where runs of entries lie, none of which crosses the border of a part.
+
+    Shapes: ends (parts,); starts, over all entries, and counts (n,); returns n.
+    """
+    # A row without entries may lie after all others.
+    numbers = np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)
+    within = starts - np.concatenate([[0], ends])[numbers]
+    return list(zip(numbers.tolist(), within.tolist(), counts.tolist(), strict=True))
+
+
+def copy_runs(blocks: Blocks, runs: Sequence[Run], empty: Empty = np.empty) -> Array:
+    """Copy runs of entries, one after the other. Shapes: returns (sum of counts, ...)."""
+    held = runs[0][0] if runs else 0
+    block = blocks.get(held)
+    made = empty((sum(count for _, _, count in runs), *block.shape[1:]), block.dtype)
+    at = 0
+    for number, start, count in runs:
+        if number != held:
+            block, held = blocks.get(number), number
+        made[at : at + count] = block[start : start + count]
+        at += count
+    return made
+
+
+def _begin(blocks: Blocks, number: int) -> int:
+    return int(blocks.ends[number - 1]) if number else 0
+
+
+def _cut(blocks: Blocks, at: NDArray[np.int64]) -> tuple[list[int], list[slice]]:
+    """Find which parts ascending entries lie in, and which of them in each; at least one part."""
+    cuts = np.searchsorted(at, blocks.ends)
+    begins = np.concatenate([[0], cuts[:-1]])
+    touched = np.flatnonzero(cuts > begins).tolist() or [0]
+    return touched, [slice(int(begins[each]), int(cuts[each])) for each in touched]

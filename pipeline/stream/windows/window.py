@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from pipeline.samples import Locator
 from pipeline.store import Cache
-from pipeline.stream.windows.large import LargeFields, gather
+from pipeline.stream.windows.large import (
+    Blocks,
+    Empty,
+    LargeFields,
+    Run,
+    copy_runs,
+    find_runs,
+    gather,
+)
 
 Array = NDArray[np.generic]
 Rows = NDArray[np.int64]
@@ -35,8 +43,8 @@ class Window:
     starts: Rows
     over_rows: Mapping[str, Array]
     over_positions: Mapping[str, Array]
-    # Of each large field the arrays of the parts, one after another, and its axis.
-    large: Mapping[str, tuple[list[Array], str]] = field(default_factory=dict)
+    # Of each large field where it lies, and its axis.
+    large: Mapping[str, tuple[Blocks, str]] = field(default_factory=dict)
 
     @cached_property
     def is_single(self) -> bool:
@@ -60,15 +68,28 @@ class Window:
     def _parts_of(self, places: Rows) -> Rows:
         return np.searchsorted(self.bounds, places, side="right") - 1
 
-    def gather(self, places: Rows) -> dict[str, Array]:
-        """Copy the fields of some rows, one after the other. Shapes: places (n,)."""
-        at = self._positions_of(places)
+    def gather(self, places: Rows, empty: Empty = np.empty) -> dict[str, Array]:
+        """Copy the fields of some rows, one after the other, the large ones into arrays that
+        `empty` makes.
+
+        Shapes: places (n,).
+        """
+        at = self._positions_of(places) if self.over_positions else places
         fields = {name: np.take(array, places, axis=0) for name, array in self.over_rows.items()}
         fields |= {name: np.take(array, at, axis=0) for name, array in self.over_positions.items()}
-        by_axis = {"rows": places, "positions": at}
-        return fields | {
-            name: gather(blocks, by_axis[axis]) for name, (blocks, axis) in self.large.items()
-        }
+        return fields | self._gather_large(places, empty)
+
+    def _gather_large(self, places: Rows, empty: Empty) -> dict[str, Array]:
+        runs: list[Run] | None = None
+        made = {}
+        for name, (blocks, axis) in self.large.items():
+            if axis == "rows" or self.is_single:
+                made[name] = gather(blocks, places, empty)
+                continue
+            if runs is None:  # the same for all fields over positions
+                runs = find_runs(blocks.ends, self.starts[places], self.positions[places])
+            made[name] = copy_runs(blocks, runs, empty)
+        return made
 
     def _positions_of(self, places: Rows) -> Rows:
         if self.is_single:
@@ -105,14 +126,15 @@ class Places:
 class Finder:
     """Where the rows of a part lie in the dataset, remembered where that takes no memory.
 
-    Data in the order of the cache, a view and a position a row, is told by one number a part; its
-    table is read once, and not again in later epochs.
+    Data in the order of the cache, in one view and with as many positions in every row, is told by
+    two numbers a part; its table is read once, and not again in later epochs.
     """
 
     locator: Locator
     # Of each view, one view after another.
     samples: int
-    runs: dict[int, int] = field(default_factory=dict)
+    # Of a part the first index, and the positions of each row.
+    runs: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def find(self, cache: Cache, part: int, *, check: bool) -> Places:
         """Give the indices of a part's rows, their views and their numbers of positions.
@@ -121,14 +143,14 @@ class Finder:
         """
         rows = cache.plan.part_range(part)
         if part in self.runs:
-            start, zeros = self.runs[part], np.zeros(len(rows), np.int64)
-            return Places(np.arange(start, start + len(rows)), zeros, zeros + 1)
+            (start, count), zeros = self.runs[part], np.zeros(len(rows), np.int64)
+            return Places(np.arange(start, start + len(rows)), zeros, zeros + count)
         table = cache.read_samples(part, check=check)
         indices = self.locator.locate(table.ids, rows.start % self.samples)
         views, positions = table.views.astype(np.int64), table.positions.astype(np.int64)
         is_run = np.array_equal(indices, np.arange(indices[0], indices[0] + len(rows)))
-        if is_run and bool((positions == 1).all()) and not views.any():
-            self.runs[part] = int(indices[0])
+        if is_run and bool((positions == positions[0]).all()) and not views.any():
+            self.runs[part] = int(indices[0]), int(positions[0])
         return Places(indices, views, positions)
 
 
@@ -146,20 +168,33 @@ def cache_window(
     Raises: CorruptPart if a file is damaged; SampleError if the dataset lacks a sample.
     """
     found = [finder.find(cache, part, check=check) for part in parts]
-    arrays = [cache.read_part(part, names, check=check) for part in parts]
-    large = large or LargeFields(())
-    of_large = [large.read(cache, part, check=check) for part in parts] if large.names else []
+    arrays = [cache.read_part(part, names, check=check) for part in parts] if names else []
     positions = np.concatenate([each.positions for each in found])
     axes = {each.name: each.axis for each in cache.plan.fields}
     # Popped, so that never more than one field is in memory twice.
     joined = {name: np.concatenate([array.pop(name) for array in arrays]) for name in names}
+    bounds = _bounds([len(each.indices) for each in found])
     return Window(
-        _bounds([len(each.indices) for each in found]),
+        bounds,
         np.concatenate([each.indices for each in found]),
         np.concatenate([each.views for each in found]),
         positions,
         np.cumsum(positions) - positions,
         {name: array for name, array in joined.items() if axes[name] == "rows"},
         {name: array for name, array in joined.items() if axes[name] == "positions"},
-        {name: ([each[name] for each in of_large], axes[name]) for name in large.names},
+        _large_fields(cache, parts, large, bounds, positions) if large else {},
     )
+
+
+def _large_fields(
+    cache: Cache, parts: Sequence[int], large: LargeFields, bounds: Rows, positions: Rows
+) -> dict[str, tuple[Blocks, str]]:
+    """Say where the large fields of some parts lie, without waiting for them."""
+    read = large.read_all(cache, parts)
+    ends = {"rows": bounds[1:], "positions": np.cumsum(positions)[bounds[1:] - 1]}
+    axes = {each.name: each.axis for each in cache.plan.fields}
+
+    def field_of(name: str) -> Callable[[int], Array]:
+        return lambda number: read(number)[name]
+
+    return {name: (Blocks(ends[axes[name]], field_of(name)), axes[name]) for name in large.names}
