@@ -12,6 +12,8 @@ COPIED_PARTS = 8
 MAPPED_BYTES, MAPPED_ROWS = 2**30, 2**20
 # From so many bytes on a row is better gathered than copied first.
 LONG_ROW_BYTES = 1024
+# A field of a part that is larger lies in several files, and is copied.
+CHUNK_BYTES = 2**26
 
 
 def choose_window_parts(cache: Cache | None, *, is_alone: bool) -> int:
@@ -25,8 +27,10 @@ def choose_window_parts(cache: Cache | None, *, is_alone: bool) -> int:
     plan = cache.plan
     if plan.backend != "zarr" or plan.compression != "none":
         return COPIED_PARTS
-    bytes_a_row = sum(row_bytes(plan, each) for each in plan.fields)
-    if bytes_a_row < LONG_ROW_BYTES:
+    sizes = [row_bytes(plan, each) for each in plan.fields]
+    bytes_a_row = sum(sizes)
+    is_one_chunk = max(sizes) * plan.rows_per_part <= CHUNK_BYTES
+    if bytes_a_row < LONG_ROW_BYTES or not is_one_chunk:
         return COPIED_PARTS
     rows = min(MAPPED_ROWS, MAPPED_BYTES // bytes_a_row)
     return max(COPIED_PARTS, rows // plan.rows_per_part)
