@@ -19,7 +19,7 @@ from benchmarks.measure import Options, environment, report
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
 SUBJECTS = (
     *("cache-teacher", "train-student", "memory", "losses", "features", "pseudo-label"),
-    *("stream", "manifest", "objects", "scheduling", "scaling", "startup"),
+    *("stream", "write", "manifest", "objects", "scheduling", "scaling", "startup"),
 )
 
 Figures = list[dict[str, Any]]

@@ -5,6 +5,7 @@ row differs. What streams are compared by is the raw bytes of the same fields, a
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,18 @@ def samples_of(rows: int) -> ArraySamples:
 
 def write(folder: Path, rows: int, *, compression: str = "none", backend: str = "zarr") -> None:
     """Write it part by part, in constant memory."""
-    plan = Plan(
+    plan = plan_of(rows, backend, compression)
+    write_plan(folder, plan)
+    for part in range(plan.part_count):
+        own = plan.part_range(part)
+        with claim_part(folder, part):
+            commit_part(folder, plan, part, table_of(own), draw(part, len(own)), {})
+    finish(folder, plan)
+
+
+def plan_of(rows: int, backend: str, compression: str) -> Plan:
+    """Plan a cache of so many rows."""
+    return Plan(
         rows=rows,
         rows_per_part=PART_ROWS,
         backend=backend,
@@ -46,20 +58,27 @@ def write(folder: Path, rows: int, *, compression: str = "none", backend: str = 
         settings={},
         about={"targets": SPEC.to_json(), "tokens": {"task": "next_token"}},
     )
+
+
+@contextmanager
+def planned(folder: Path, plan: Plan) -> Iterator[None]:
+    """Begin a cache, and hold its first part."""
     write_plan(folder, plan)
-    samples = samples_of(rows)
-    for part in range(plan.part_count):
-        read = samples.read(plan.part_range(part))
-        table = SampleTable(
-            ids=read.ids,
-            digests=content_digests(read.inputs),
-            views=np.zeros(len(read.ids), np.int32),
-            labels=read.labels,
-            positions=np.full(len(read.ids), POSITIONS, np.int32),
-        )
-        with claim_part(folder, part):
-            commit_part(folder, plan, part, table, draw(part, len(read.ids)), {})
-    finish(folder, plan)
+    with claim_part(folder, 0):
+        yield
+
+
+def table_of(rows: range) -> SampleTable:
+    """Describe some rows."""
+    read = samples_of(rows.stop).read(rows)
+    count = len(rows)
+    return SampleTable(
+        ids=read.ids,
+        digests=content_digests(read.inputs),
+        views=np.zeros(count, np.int32),
+        labels=read.labels,
+        positions=np.full(count, POSITIONS, np.int32),
+    )
 
 
 def draw(part: int, rows: int) -> Arrays:
