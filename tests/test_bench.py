@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cache_teacher, measure, train_student
+from benchmarks import accepted, cache_teacher, measure, train_student
 from benchmarks.measure import Figure, Options, interleave, ratios, report
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench"
@@ -90,7 +90,17 @@ def test_every_student_is_measured_against_its_hard_labels() -> None:
     assert all("student" in each.what and "ms" in each.note for each in figures)
 
 
-@pytest.mark.parametrize("subject", ["memory", "losses", "features", "manifest", "startup"])
+# What CI runs in its short form is not run again here.
+@pytest.mark.parametrize(
+    "subject",
+    [
+        pytest.param("memory", marks=pytest.mark.slow),
+        pytest.param("losses", marks=pytest.mark.slow),
+        "write",
+        "manifest",
+        "startup",
+    ],
+)
 def test_a_subject_prints_its_table_and_keeps_its_values(subject: str, tmp_path: Path) -> None:
     kept = tmp_path / "figures.json"
     words = [subject, "--quick", "--rounds", "1", "--threads", "1", "--json", str(kept)]
@@ -102,3 +112,36 @@ def test_a_subject_prints_its_table_and_keeps_its_values(subject: str, tmp_path:
     assert [each["what"] for each in document["figures"]] == [row[0] for row in rows]
     assert all(row[3] == f"`scripts/bench {subject}`" for row in rows)
     assert all(each["low"] <= each["median"] <= each["high"] for each in document["figures"])
+
+
+def ratio(what: str, value: float, unit: str = "x") -> dict[str, object]:
+    return Figure(what, [value], unit, 9.9, "scripts/bench").as_json()
+
+
+def test_what_is_worse_than_was_accepted_by_half_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "accepted.json"
+    before = [ratio("reading", 1.0), ratio("writing", 2.0), ratio("seconds", 3.0, "s")]
+    accepted.accept(before, place)
+    assert json.loads(place.read_text()) == {"reading": 1.0, "writing": 2.0}
+    table, worse = accepted.compare(
+        [ratio("reading", 1.49), ratio("writing", 3.1), ratio("seconds", 99.0, "s")], place
+    )
+    assert worse == ["writing: 3.100, accepted was 2.000"]
+    assert table.splitlines()[2:] == [
+        "| reading | 1.490 | 1.000 | 1.49 |",
+        "| writing | 3.100 | 2.000 | 1.55 |",
+    ]
+
+
+def test_what_is_new_or_gone_is_told_until_it_is_accepted(tmp_path: Path) -> None:
+    place = tmp_path / "accepted.json"
+    accepted.accept([ratio("old", 1.0)], place)
+    worse = accepted.compare([ratio("new", 1.0)], place)[1]
+    assert worse == ["new: 1.000, accepted was -", "old: -, accepted was 1.000"]
+    accepted.accept([ratio("new", 1.0)], place)
+    assert not accepted.compare([ratio("new", 1.0)], place)[1]
+
+
+def test_of_two_measurements_the_better_counts() -> None:
+    first, second = [ratio("a", 2.0), ratio("b", 1.0)], [ratio("a", 1.0), ratio("b", 2.0)]
+    assert accepted.ratios_of(accepted.better(first, second)) == {"a": 1.0, "b": 1.0}

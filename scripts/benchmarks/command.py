@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Options, environment, report
+from benchmarks import accepted
+from benchmarks.measure import Options, environment, report, say
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
 SUBJECTS = (
@@ -30,8 +32,10 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     options = Options(arguments.rounds, arguments.quick, arguments.threads)
     about = environment(options.threads)
+    if arguments.subject == "short":
+        sys.exit(_short(options, is_accepted=arguments.accept))
     figures = (
-        _measure_all(options)
+        _measure_all(options, SUBJECTS)
         if arguments.subject == "all"
         else _measure(arguments.subject, options)
     )
@@ -45,10 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench", description="Measure what the README promises, as ratios to a baseline."
     )
-    parser.add_argument("subject", choices=[*SUBJECTS, "all"])
+    parser.add_argument("subject", choices=[*SUBJECTS, "all", "short"])
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each figure (5)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (2)")
     parser.add_argument("--quick", action="store_true", help="tiny: does it run, not how fast")
+    parser.add_argument("--accept", action="store_true", help="of short: these ratios are right")
     parser.add_argument("--json", metavar="FILE", help="keep every value")
     return parser
 
@@ -58,12 +63,30 @@ def _measure(subject: str, options: Options) -> Figures:
     return [figure.as_json() for figure in module.run(options)]
 
 
-def _measure_all(options: Options) -> Figures:
+def _short(options: Options, *, is_accepted: bool) -> int:
+    """Compare the short form of what takes seconds with what was accepted last; gives a status."""
+    figures = _measure_all(replace(options, quick=True), accepted.SUBJECTS)
+    if is_accepted:
+        accepted.accept(figures)
+    table, worse = accepted.compare(figures)
+    if worse:  # a hiccup is over by the second time
+        say("worse by more than half, so once more")
+        again = _measure_all(replace(options, quick=True), accepted.SUBJECTS)
+        table, worse = accepted.compare(accepted.better(figures, again))
+    print(table)
+    for line in worse:
+        say(f"worse by more than half: {line}")
+    if worse:
+        say("mend it, or say with `scripts/bench short --accept` that it is right, and why")
+    return 1 if worse else 0
+
+
+def _measure_all(options: Options, subjects: Sequence[str]) -> Figures:
     words = ["--rounds", str(options.rounds), "--threads", str(options.threads)]
     words += ["--quick"] if options.quick else []
     figures: Figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for subject in SUBJECTS:
+        for subject in subjects:
             kept = Path(folder, f"{subject}.json")
             command = [sys.executable, str(SCRIPT), subject, *words, "--json", str(kept)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
