@@ -84,7 +84,9 @@ class ArraySamples:
 
     def labels(self, indices: Indices) -> NDArray[np.int64]:
         """Give the labels of `indices`."""
-        places = as_indices(indices, len(self))
+        return self._labels(as_indices(indices, len(self)))
+
+    def _labels(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.label_rows is None:
             return np.full(len(places), UNLABELLED, dtype=np.int64)
         return self._take(self.label_rows, places).astype(np.int64)
@@ -94,7 +96,7 @@ class ArraySamples:
         places = as_indices(indices, len(self))
         stored = self._take(self.inputs, places)
         inputs = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-        return SampleBatch(self._names(places), inputs, self.labels(places))
+        return SampleBatch(self._names(places), inputs, self._labels(places))
 
     def _names(self, places: NDArray[np.int64]) -> list[str]:
         if self.id_rows is None:

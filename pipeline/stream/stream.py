@@ -65,6 +65,8 @@ Digests = NDArray[np.uint8]
 Held = tuple[SampleBatch, Fields]
 
 
+# Those of a window, in order.
+Parts = tuple[int, ...]
 # An epoch, the number of a batch in it, and the batch.
 Numbered = tuple[int, int, Batch]
 
@@ -167,8 +169,8 @@ class Stream(IterableDataset[Batch]):
         self._unread = set(range(self.order.part_count)) if check else set()
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._buffers = Buffers()
-        self._window: tuple[tuple[int, ...], Window] | None = None
-        self._places: tuple[tuple[int, ...], Rows | None] | None = None
+        self._window: tuple[Parts, Window] | None = None
+        self._places: tuple[tuple[int, Parts], Rows | None] | None = None
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
             identities = identities_of(cache, rows)
@@ -257,7 +259,7 @@ class Stream(IterableDataset[Batch]):
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
-        windows = self.order.windows(epoch)
+        windows = list(map(_in_order, self.order.windows(epoch)))
         held: list[Held] = []
         number, begins = first, 0
         cut = pieces(
@@ -284,7 +286,7 @@ class Stream(IterableDataset[Batch]):
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:
             return places
-        parts = self.order.windows(epoch)[window]
+        parts = _in_order(self.order.windows(epoch)[window])
         indices = self._load(parts).indices[self._at(parts, places, epoch)]
         return self.order.group(
             places,
@@ -295,7 +297,7 @@ class Stream(IterableDataset[Batch]):
             batch_size=self.batch_size,
         )
 
-    def _take(self, parts: Rows, places: Rows, epoch: int) -> Held:
+    def _take(self, parts: Parts, places: Rows, epoch: int) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         if not len(places):  # a rank without rows of a batch reads one, to know what rows are like
             return without_rows(*self._take(parts, np.zeros(1, np.int64), epoch))
@@ -315,33 +317,32 @@ class Stream(IterableDataset[Batch]):
             )
         return read, window.gather(at, self._buffers.empty)
 
-    def _at(self, parts: Rows, places: Rows, epoch: int) -> Rows:
+    def _at(self, parts: Parts, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""
         all_places = self._all_places(parts, epoch)
         return places if all_places is None else all_places[places]
 
-    def _copy(self, parts: Rows, places: Rows, epoch: int) -> Rows:
+    def _copy(self, parts: Parts, places: Rows, epoch: int) -> Rows:
         """Number rows that an epoch has several times. Shapes: places (n,), returns (n,)."""
         all_places = self._all_places(parts, epoch)
         assert all_places is not None
         return places - np.searchsorted(all_places, all_places[places])
 
-    def _all_places(self, parts: Rows, epoch: int) -> Rows | None:
+    def _all_places(self, parts: Parts, epoch: int) -> Rows | None:
         """Give the places of a window's rows, found once for all of its batches."""
-        wanted = (epoch, *sorted(map(int, parts)))
+        wanted = epoch, parts
         if self._places is None or self._places[0] != wanted:
-            self._places = wanted, self.order.places(wanted[1:], epoch)
+            self._places = wanted, self.order.places(parts, epoch)
         return self._places[1]
 
-    def _load(self, parts: Rows) -> Window:
+    def _load(self, parts: Parts) -> Window:
         """Read a window, or give the one in memory: a small cache is read once and for all."""
-        wanted = tuple(sorted(map(int, parts)))
-        if self._window is None or self._window[0] != wanted:
+        if self._window is None or self._window[0] != parts:
             self._window = None  # let go of the old one before the new one is read
-            self._window = (wanted, self._read(wanted))
+            self._window = (parts, self._read(parts))
         return self._window[1]
 
-    def _read(self, parts: Sequence[int]) -> Window:
+    def _read(self, parts: Parts) -> Window:
         ranges = [self.order.part_rows(part) for part in parts]
         if self.cache is None or self.spec is None:
             window = sample_window(ranges)
@@ -389,3 +390,7 @@ class Stream(IterableDataset[Batch]):
             rows = len(next(iter(own.values())))
             statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
         return Stored(self.spec, own, self._basis, statistics)
+
+
+def _in_order(parts: Rows) -> Parts:
+    return tuple(sorted(parts.tolist()))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,11 @@ class LargeFields:
         Rows in random order are soon wanted of all of them, and reading is mostly checking or
         decompressing, which threads do side by side.
         """
-        if cache.is_growing:  # a thread that waits for a part would wait for ever
-            held: dict[int, dict[str, Array]] = {}
-
-            def read(number: int) -> dict[str, Array]:
-                if number not in held:
-                    held[number] = self.read(cache, parts[number])
-                return held[number]
-
-            return read
         there = {part: self.parts[part] for part in parts if part in self.parts}
         if len(there) == len(parts):
             return lambda number: there[parts[number]]
+        if cache.is_growing:  # a thread that waits for a part might wait for ever
+            return lru_cache(maxsize=None)(lambda number: self.read(cache, parts[number]))
         pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
         coming = [pool.submit(self.read, cache, part) for part in parts]
         pool.shutdown(wait=False)

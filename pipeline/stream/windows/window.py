@@ -195,6 +195,13 @@ def _large_fields(
     axes = {each.name: each.axis for each in cache.plan.fields}
 
     def field_of(name: str) -> Callable[[int], Array]:
-        return lambda number: read(number)[name]
+        known: dict[int, Array] = {}
+
+        def get(number: int) -> Array:
+            if number not in known:
+                known[number] = read(number)[name]
+            return known[number]
+
+        return get
 
     return {name: (Blocks(ends[axes[name]], field_of(name)), axes[name]) for name in large.names}
