@@ -44,10 +44,10 @@ def run(options: Options) -> list[Figure]:
 
 def _warm(folder: Path, compression: str, rows: int, options: Options) -> Figure:
     say(f"stream: {compression}, warm")
-    stream = _open(folder / compression, rows)
-    checking_s, seeds = _epoch(stream), iter(range(10_000))
+    stream = open_stream(folder / compression, rows)
+    checking_s, seeds = epoch(stream), iter(range(10_000))
     rounds = interleave(
-        lambda: _epoch(stream), lambda: _gather(folder / "raw", rows, next(seeds)), options, turns=3
+        lambda: epoch(stream), lambda: _gather(folder / "raw", rows, next(seeds)), options, turns=3
     )
     size = rows * lm_targets.POSITIONS * lm_targets.POSITION_BYTES
     fastest = min(ours for pairs in rounds for ours, _ in pairs)
@@ -59,11 +59,11 @@ def _warm(folder: Path, compression: str, rows: int, options: Options) -> Figure
     return Figure(what, ratios(rounds), "x", BARS[compression], COMMAND, note)
 
 
-def _open(cache: Path, rows: int) -> Stream:
+def open_stream(cache: Path, rows: int) -> Stream:
     return Stream(lm_targets.samples_of(rows), open_cache(cache), batch_size=BATCH)
 
 
-def _epoch(stream: Stream) -> float:
+def epoch(stream: Stream) -> float:
     started = time.perf_counter()
     for batch in stream:
         assert batch.stored is not None
@@ -88,7 +88,7 @@ def _cold(cache: Path, rows: int, options: Options) -> list[Figure]:
     def ours() -> float:
         _forget(files)
         started = time.perf_counter()
-        stream = iter(_open(cache, rows))
+        stream = iter(open_stream(cache, rows))
         next(stream)
         firsts.append(time.perf_counter() - started)
         for batch in stream:
@@ -107,7 +107,7 @@ def _cold(cache: Path, rows: int, options: Options) -> list[Figure]:
 
 def _first(cache: Path, rows: int) -> float:
     started = time.perf_counter()
-    next(iter(_open(cache, rows)))
+    next(iter(open_stream(cache, rows)))
     return time.perf_counter() - started
 
 
