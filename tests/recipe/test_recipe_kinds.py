@@ -32,8 +32,9 @@ from pipeline.samples import make_views
 from pipeline.samples.views.masks import Masks
 from pipeline.store.backends import BACKENDS
 from pipeline.store.plan import COMPRESSIONS
-from pipeline.stream import Stream, open_cached
+from pipeline.stream import open_cached
 from pipeline.stream.stream import ROWS_PER_PART
+from pipeline.stream.windows.size import COPIED_PARTS
 from pipeline.targets.spec import OF_KIND, Kind
 from pipeline.training.optimizer import OPTIMIZERS, SCHEDULES
 
@@ -142,5 +143,4 @@ def test_a_selection_is_described_by_what_its_table_says(kind: str) -> None:
 
 def test_a_baseline_is_cut_into_the_parts_of_a_cache_by_default() -> None:
     assert LARGEST_PART == ROWS_PER_PART
-    window = inspect.signature(Stream).parameters["window_parts"].default
-    assert Training.model_fields["window_parts"].default == window
+    assert Training.model_fields["window_parts"].default == COPIED_PARTS
