@@ -6,7 +6,15 @@ import numpy as np
 
 from pipeline.experiment import describe_models
 from pipeline.store import Cache, open_cache
-from pipeline.targets import Targets, TargetSpec, decode, kept_mass, read_specs, soften
+from pipeline.targets import (
+    Targets,
+    TargetSpec,
+    decode,
+    decode_basis,
+    kept_mass,
+    read_specs,
+    soften,
+)
 
 SHOWN_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 SHOWN_CLASSES = 4
@@ -26,7 +34,8 @@ def run(target: str, *, rows: int = 5) -> dict[str, Any]:
     positions, sums = manifest["positions"], manifest["statistics"]
     spec = TargetSpec.from_json(plan.about["targets"])
     specs = read_specs(plan.about, plan.fields)
-    targets = decode(spec, cache.read_part(0))
+    basis = decode_basis(cache.read_shared(), spec) if spec.has_mass_alone else None
+    targets = decode(spec, cache.read_part(0), basis)
     return {
         "cache": target,
         "recipe": plan.about["recipe"],

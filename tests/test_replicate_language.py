@@ -65,13 +65,13 @@ def test_selections_are_told_as_ratios_to_all_classes() -> None:
         Row("hard labels", 1.0, 2, [3.0, 3.2], [90.0, 92.0]),
         *(
             Row(name, t, size, [2.0 * lost, 2.2 * lost], [50.0, 52.0])
-            for t in (1.0, 2.0)
-            for name, size, lost in ((SMALL, 60, 1.04), (LARGE, 86, 1.01), (FULL, 32_774, 1.0))
+            for t in (1.0, 2.0, 4.0)
+            for name, size, lost in ((SMALL, 36, 1.03), (LARGE, 94, 1.01), (FULL, 32_774, 1.0))
         ),
     ]
     report = selections.report(rows)
     assert report.table[2] == "hard labels      1       2  3.1000 0.1414   1.476      91.00"
-    assert [round(bar.measured, 3) for bar in report.bars] == [1.04, 1.01, 1.01]
+    assert [round(bar.measured, 3) for bar in report.bars] == [1.03, 1.01, 1.01, 1.01]
     assert report.is_met
 
 

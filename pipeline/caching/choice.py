@@ -25,6 +25,9 @@ def choose_targets(recipe: Recipe, class_count: int) -> tuple[TargetSpec, LowRan
     k = options.pop(key, 0 if selection.kind == "sampled" else class_count)
     tail = _tail(recipe, k, class_count)
     rank = tail.rank if tail else 0
+    if size := tail and tail.bytes:  # until directions are known, one a bit: bytes are right
+        rank = 8 * size
+    bits = ((1, rank),) if size else ()
     problems = []
     if k > class_count:
         problems.append(
@@ -45,11 +48,21 @@ def choose_targets(recipe: Recipe, class_count: int) -> tuple[TargetSpec, LowRan
         problems.append(
             f"targets.selection.k_min: must be at most k_max, {k}; got {options['k_min']}"
         )
+    is_small = recipe.targets.encoding == "small"
+    if is_small and rank and recipe.targets.temperatures:
+        problems.append(
+            "targets.temperatures: of a small encoding the tail's mass is exact at T = 1, and what "
+            "its shape says elsewhere; leave them out, or leave out targets.encoding"
+        )
     if problems:
         raise RecipeError(recipe.file, problems)
     proposed = {options["proposal_temperature"]} if "draws" in options else set()
     nodes = nodes_with({*recipe.targets.temperatures, *proposed})
-    return TargetSpec(selection.kind, class_count, k, nodes, rank, **options), tail
+    if is_small and rank:
+        nodes = (1.0,)
+    return TargetSpec(
+        selection.kind, class_count, k, nodes, rank, bits, is_small=is_small, **options
+    ), tail
 
 
 def _tail(recipe: Recipe, k: int, class_count: int) -> LowRank | None:

@@ -15,7 +15,7 @@ from pipeline.models import Network
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.schema import LowRank
 from pipeline.samples import Samples, tokens_of, views_of
-from pipeline.targets import FeatureSpec, TargetSpec
+from pipeline.targets import FeatureSpec
 
 
 def make_settings(  # each is opened apart
@@ -41,7 +41,7 @@ def make_settings(  # each is opened apart
             "device": device_kind(device),
         },
         "software": software_versions(also=_library_of(network)),
-        **({"tail": tail.model_dump()} if tail else {}),
+        **({"tail": comparable(tail)} if tail else {}),
         **({"features": features} if features else {}),
     }
 
@@ -50,7 +50,6 @@ def describe(
     recipe: Recipe,
     data: Scanned,
     network: Network,
-    spec: TargetSpec,
     shape: Shape,
     features: Sequence[FeatureSpec],
     *,
@@ -61,7 +60,7 @@ def describe(
     full, views = comparable(recipe), views_of(data.samples).settings
     names = data.samples.class_names or network.class_names
     return {
-        "targets": spec.to_json(),
+        "targets": shape.spec.to_json(),
         **({"features": [each.to_json() for each in features]} if features else {}),
         "class_names": list(names) if names else None,
         "skipped": [{"id": skip.id, "reason": skip.reason} for skip in data.scan.skipped],

@@ -246,7 +246,7 @@ def _statistics(work: Work, arrays: Arrays, labels: NDArray[np.int64]) -> dict[s
     top = targets.top_classes().numpy()
     return {
         "entropy_sum": float(arrays["entropy"].sum(dtype=np.float64)),
-        "confidence_sum": float(arrays["confidence"].sum(dtype=np.float64)),
+        "confidence_sum": float(targets.statistics["confidence"].numpy().sum(dtype=np.float64)),
         "kept_mass_sum": float(kept_mass(targets, 1.0).double().sum()),
         "labelled": int(labelled.sum()),
         "teacher_right": int((top == labels)[labelled].sum()),

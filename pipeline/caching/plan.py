@@ -140,7 +140,8 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
     shape = find_shape(
         recipe, spec, tail, settings, samples=data.samples, network=network, device=device
     )
-    feature_fields = [field for spec in features for field in spec.fields]
+    spec = shape.spec
+    feature_fields = [field for each in features for field in each.fields]
     fields = (*target_fields(spec), *feature_fields, *_token_fields(data, writing))
     count = writing.count if writing else views_of(data.samples).count
     plan = Plan(
@@ -150,9 +151,7 @@ def plan_cache(recipe: Recipe, *, quiet: bool, writing: Writing | None = None) -
         compression=cache.compression,
         fields=fields,
         settings=settings,
-        about=describe(
-            recipe, data, network, spec, shape, features, is_written=writing is not None
-        ),
+        about=describe(recipe, data, network, shape, features, is_written=writing is not None),
     )
     check_size(recipe, plan, data.samples)
     return Work(

@@ -4,7 +4,7 @@ The shape is learned once for a whole cache, from the teacher's answers on some 
 was begun keeps the basis it has: its plan vouches for it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -31,8 +31,11 @@ from pipeline.targets import Basis, TargetSpec, basis_fields, decode_basis, enco
 
 @dataclass(frozen=True)
 class Shape:
-    """A basis, None where tails keep their mass alone, and the files of all that is shared."""
+    """What is kept of every position, now that its directions are known; a basis, None where tails
+    keep their mass alone; and the files of all that is shared.
+    """
 
+    spec: TargetSpec
     basis: Basis | None = None
     shared: Shared | None = None
 
@@ -57,15 +60,17 @@ def find_shape(
     if tail:
         basis, batch_size = _planned(recipe, settings), recipe.teacher.batch_size
         basis = basis or _learn(tail, batch_size, samples=samples, network=network, device=device)
+        spec = replace(spec, rank=basis.rank, bits=basis.bits)
         fields += basis_fields(spec)
         arrays |= encode_basis(basis)
     if masks := views_of(samples).masks:
         fields.append(TOKEN_COUNTS)
         arrays[TOKEN_COUNTS.name] = encode_token_counts(masks.maskable.counts, spec.class_count)
     if not fields:
-        return Shape()
+        return Shape(spec)
     backend, compression = recipe.cache.backend, recipe.cache.compression
-    return Shape(basis, encode_shared(fields, arrays, backend=backend, compression=compression))
+    shared = encode_shared(fields, arrays, backend=backend, compression=compression)
+    return Shape(spec, basis, shared)
 
 
 def _planned(recipe: Recipe, settings: dict[str, Any]) -> Basis | None:
@@ -77,7 +82,8 @@ def _planned(recipe: Recipe, settings: dict[str, Any]) -> Basis | None:
     is_same = plan.settings == settings and "shared" in plan.about
     if not is_same or shared_faults(where, plan):
         return None
-    return decode_basis(read_shared(where, plan))
+    spec = TargetSpec.from_json(plan.about["targets"])
+    return decode_basis(read_shared(where, plan), spec)
 
 
 @torch.inference_mode()
@@ -97,5 +103,8 @@ def _learn(
             if positions >= tail.positions:
                 break
         return fit_basis(
-            lambda: chain.from_iterable(each.blocks() for each in outputs), tail.rank, tail.seed
+            lambda: chain.from_iterable(each.blocks() for each in outputs),
+            tail.rank,
+            tail.seed,
+            tail.bytes,
         )

@@ -44,7 +44,7 @@ class Asked:
 
     @cached_property
     def _basis(self) -> Basis | None:
-        return decode_basis(self.cache.read_shared()) if self.spec.rank else None
+        return decode_basis(self.cache.read_shared(), self.spec) if self.spec.rank else None
 
     @cached_property
     def _names(self) -> list[str]:

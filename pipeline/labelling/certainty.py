@@ -10,7 +10,12 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets.kept import Targets
-from pipeline.targets.soften import check_temperature, log_tail_sum, low_rank_logits
+from pipeline.targets.soften import (
+    check_temperature,
+    left_out_logits,
+    log_tail_sum,
+    low_rank_logits,
+)
 from pipeline.targets.tail import tail_weights
 
 # Half the relative step that the slope of the tail is measured over.
@@ -110,6 +115,9 @@ def _tail_slope(targets: Targets, temperature: float) -> Tensor:
     Shapes: returns (P,), float64.
     """
     assert targets.tail is not None
+    if targets.has_mass_alone:
+        softened = left_out_logits(targets).double() / temperature
+        return (softened.softmax(1) * softened.nan_to_num(neginf=0.0)).sum(1)
     above, below = max(1.0, temperature * (1 - STEP)), temperature * (1 + STEP)
     pairs = [tail_weights(targets.nodes, each) for each in (above, below)]
     width = 1 / above - 1 / below

@@ -20,7 +20,7 @@ from pipeline.targets import (
     uniform_logits,
     weigh_draws,
 )
-from pipeline.targets.encoding import LOWEST_LOGIT
+from pipeline.targets.rounding import LOWEST_LOGIT
 
 # Of the student's logits (P, C), targets of P positions, a temperature and a divergence: a number
 # a position (P,), and its derivative by the logits (P, C).

@@ -55,12 +55,17 @@ def require_tables(recipe: Recipe, stage: str, *tables: str) -> None:
 
 
 def comparable(table: BaseModel) -> dict[str, Any]:
-    """Drop what says where or how fast work runs; what is left is what two setups differ by."""
+    """Drop what says where or how fast work runs; what is left is what two setups differ by.
+
+    A key that came later than caches that are still used says nothing where it is not set.
+    """
     kept = {}
     for name, field in type(table).model_fields.items():
-        extra = field.json_schema_extra
-        if not (isinstance(extra, dict) and extra.get("comparable") is False):
-            kept[name] = _plain(getattr(table, name))
+        extra, value = field.json_schema_extra, getattr(table, name)
+        counts = extra.get("comparable") if isinstance(extra, dict) else None
+        if counts is False or (counts == "where set" and value is None):
+            continue
+        kept[name] = _plain(value)
     return kept
 
 

@@ -6,11 +6,14 @@ fast work runs, and never changes what comes out, so it is no part of what a run
 compared by.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 EXECUTION = {"comparable": False}
+# Of keys that came later than caches that are still used.
+WHERE_SET = {"comparable": "where set"}
 LOCATION = {"comparable": False}
 
 # Strict everywhere, so that k = "4" is refused; TOML has only lists, so tuples alone are lax.
@@ -270,12 +273,26 @@ class Bucket(Table):
 
 
 class LowRank(Table):
-    """Keep the shape of the left-out classes as well, on a basis learned from some positions."""
+    """Keep the shape of the left-out classes as well, on a basis learned from some positions.
+
+    With `bytes` a position's shape takes so many, shared out over all directions that are worth a
+    bit, or over `rank` of them at most; without, each of `rank` directions takes 4 bits.
+    """
 
     kind: Literal["low_rank"]
     rank: Positive = 64
+    bytes: Annotated[Positive | None, Field(json_schema_extra=WHERE_SET)] = None
     positions: Positive = 2048
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_as_there_are_bits(cls, written: Any) -> Any:
+        if isinstance(written, Mapping) and "rank" not in written:
+            size = written.get("bytes")
+            if type(size) is int and size > 0:
+                return {**written, "rank": 8 * size}
+        return written
 
 
 class Targets(Table):
@@ -286,6 +303,8 @@ class Targets(Table):
 
     selection: Selection
     tail: Annotated[Bucket | LowRank, Field(discriminator="kind")] | None = None
+    # "small": kept logits of 8 bits, and nothing that follows from the rest.
+    encoding: Annotated[Literal["small"] | None, Field(json_schema_extra=WHERE_SET)] = None
     temperatures: Temperatures = ()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.samples import SampleBatch, Samples, positions_of
 from pipeline.targets import (
+    STATISTICS,
     Basis,
     MixedLabels,
     Mixture,
@@ -27,7 +28,7 @@ Fields = dict[str, NDArray[np.generic]]
 @dataclass(frozen=True)
 class Stored:
     """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
-    widen them. `statistics` are those that lie elsewhere.
+    widen them. `statistics` are those that lie elsewhere, `asked` the names of all that are wanted.
 
     Shapes: fields, of `target_fields`, (P, ...).
     """
@@ -36,12 +37,12 @@ class Stored:
     fields: Mapping[str, Tensor]
     basis: Basis | None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: tuple[str, ...] = STATISTICS
 
     def decode(self) -> Targets:
         """Widen them."""
-        found = decode(
-            self.spec, {name: each.numpy() for name, each in self.fields.items()}, self.basis
-        )
+        arrays = {name: each.numpy() for name, each in self.fields.items()}
+        found = decode(self.spec, arrays, self.basis, self.asked)
         return replace(found, statistics={**found.statistics, **self.statistics})
 
 

@@ -158,7 +158,9 @@ class Stream(IterableDataset[Batch]):
             rises_first=cache is not None and cache.is_growing,
         )
         self.spec = spec_of(cache) if cache else None
-        self._basis = decode_basis(cache.read_shared()) if cache and self._has_shape() else None
+        self._basis = None
+        if cache and self.spec and self.spec.rank:
+            self._basis = decode_basis(cache.read_shared(), self.spec)
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
         self._soft, self._statistics = soft, statistics
@@ -206,9 +208,6 @@ class Stream(IterableDataset[Batch]):
     def is_skewed(self) -> bool:
         """Whether the classes of the pseudo-labels are far from those of the data."""
         return self._table is not None and bool(self._table.about["is_skewed"])
-
-    def _has_shape(self) -> bool:
-        return self.spec is not None and self.spec.rank > 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch; the last one may be short."""
@@ -389,7 +388,7 @@ class Stream(IterableDataset[Batch]):
         if OF_TABLE in self._statistics:
             rows = len(next(iter(own.values())))
             statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
-        return Stored(self.spec, own, self._basis, statistics)
+        return Stored(self.spec, own, self._basis, statistics, tuple(self._statistics))
 
 
 def _in_order(parts: Rows) -> Parts:

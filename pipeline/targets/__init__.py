@@ -13,8 +13,9 @@ from pipeline.targets.features import (
     feature_field,
     read_specs,
 )
-from pipeline.targets.kept import STATISTICS, Targets, decode, decode_basis, encode_basis
-from pipeline.targets.low_rank import Basis, fit_basis
+from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
+from pipeline.targets.low_rank.basis import Basis
+from pipeline.targets.low_rank.fit import fit_basis
 from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
 from pipeline.targets.mixtures.labels import MixedLabels, PseudoLabels
 from pipeline.targets.soften import (
@@ -28,7 +29,7 @@ from pipeline.targets.soften import (
     uniform_logits,
     weigh_draws,
 )
-from pipeline.targets.spec import TargetSpec, basis_fields, target_fields
+from pipeline.targets.spec import STATISTICS, TargetSpec, basis_fields, target_fields
 from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
 __all__ = [

@@ -14,15 +14,14 @@ from torch import Tensor
 from pipeline.errors import TargetError
 from pipeline.targets.compact import pack_tail
 from pipeline.targets.draws import draw_classes
-from pipeline.targets.low_rank import Basis, encode_codes
+from pipeline.targets.low_rank.basis import Basis, encode_codes
+from pipeline.targets.rounding import LOWEST_LOGIT, pack_logits, unpack_logits
 from pipeline.targets.selection import count_top_p, select_top_k
-from pipeline.targets.spec import TargetSpec, target_fields
+from pipeline.targets.spec import RANGE_OF, TargetSpec, target_fields
 from pipeline.targets.tail import measure_tail, power_sums
 
 Arrays = dict[str, NDArray[np.generic]]
 
-# The lowest float16. A class this far below the best one has no mass at any useful temperature.
-LOWEST_LOGIT = -65504.0
 # 4 MiB of float32 stay near a core, powers and all: of 50,000 classes 1.3 to 1.4 times what
 # scripts/bench compares with; 2^18 take 1.4 to 1.8 and 2^22 2.3. A GPU wants few launches instead.
 BLOCK_ELEMENTS = {"cpu": 2**20}
@@ -73,7 +72,7 @@ def encode(
         }
         if spec.rank:
             assert basis is not None
-            arrays["codes"] = encode_codes(basis, logits)
+            arrays["codes"] = encode_codes(basis, logits, spec.steps)
     return arrays
 
 
@@ -111,10 +110,10 @@ def _encode_block(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> di
     """Give the fields of a block, not yet in their own dtype."""
     relative = _relative(block)
     if spec.kind == "all":
-        return {"logits": relative.half(), **_statistics_of_all(relative)}
+        return {**_round(spec, "logits", relative)[0], **_statistics_of_all(relative)}
     cut = _cut(spec, block, relative)
-    rounded = cut.logits.half()
-    fields = {"classes": cut.classes, "logits": rounded}
+    fields, rounded = _round(spec, "logits", cut.logits)
+    fields["classes"] = cut.classes
     total, moment = _sum_powers(cut.logits)  # (P,)
     best = cut.logits[:, :0]
     if spec.has_tail:
@@ -122,15 +121,25 @@ def _encode_block(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> di
         mass = tail[:, 0].exp()
         total, moment = total + mass, moment + mass * tail[:, -1]
         fields["tail"] = _tail(spec, tail, cut.logits, rounded)
+        if spec.has_mass_alone:
+            fields["tail"] = fields["tail"][:, :1]
     if cut.count is not None:
         fields["count"] = cut.count[:, 0]
     if numbers is not None:
         drawn = draw_classes(relative, cut.classes, 1 / spec.proposal_temperature, numbers)
-        fields |= {"drawn": drawn, "drawn_logits": relative.gather(1, drawn).half()}
+        fields |= {"drawn": drawn, **_round(spec, "drawn_logits", relative.gather(1, drawn))[0]}
     if spec.kind == "sampled":
         fields["top"] = select_top_k(block, 1)[:, 0]
     runner_up = _runner_up(relative, cut.logits, best)
     return fields | _statistics(total, moment / total, runner_up.double())
+
+
+def _round(spec: TargetSpec, name: str, logits: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Round logits as they are kept; give their fields, and what will be read back of them."""
+    if not spec.is_small or not logits.shape[1]:
+        return {name: logits.half()}, logits.half()
+    codes, ranges = pack_logits(logits)
+    return {name: codes, RANGE_OF[name]: ranges}, unpack_logits(codes, ranges)
 
 
 def _relative(block: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Knows the fields' meaning, not the files they came from, and not what a loss makes of them.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.targets.compact import unpack_tail
-from pipeline.targets.low_rank import Basis, decode_codes
-from pipeline.targets.spec import TargetSpec
+from pipeline.targets.low_rank.basis import Basis
+from pipeline.targets.low_rank.steps import unpack_steps
+from pipeline.targets.rounding import unpack_logits
+from pipeline.targets.spec import RANGE_OF, STATISTICS, TargetSpec, derived
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Targets:
     """What was kept of the teacher's answer at P positions.
 
     `classes` is None where all classes were kept, in class order; `tail` is None where none was
-    left out. The tail holds K at each node, then K'(0) and K'(1); where its shape was kept, `codes`
-    are steps along the vectors of `basis`. Where the number of kept classes varies, `count` says
-    how many there are; what follows repeats the first class, without mass. `drawn` were drawn
-    from the tail, with replacement, at `proposal_temperature`; where nothing else was kept, `top`
-    is the teacher's first choice. `statistics` are those that were asked for.
+    left out. The tail holds K at each node, then K'(0) and K'(1), or K at the first node alone;
+    where its shape was kept, `codes` are steps along the vectors of `basis`. Where the number of
+    kept classes varies, `count` says how many there are; what follows repeats the first class,
+    without mass. `drawn` were drawn from the tail, with replacement, at `proposal_temperature`;
+    where nothing else was kept, `top` is the teacher's first choice. `statistics` are those that
+    were asked for.
 
     Shapes: logits (P, K), relative to each position's largest; classes (P, K), int64; tail (P, M);
         codes (P, r); drawn and drawn_logits (P, D); count, top and statistics (P,).
@@ -65,6 +68,11 @@ class Targets:
         return self.tail is not None
 
     @property
+    def has_mass_alone(self) -> bool:
+        """Whether of the tail's mass only that at T = 1 is kept; the others follow from codes."""
+        return self.tail is not None and self.tail.shape[1] == 1
+
+    @property
     def left_out_count(self) -> int | Tensor:
         """How many classes were left out; (P,) where that varies."""
         if self.count is not None:
@@ -99,51 +107,78 @@ _OVER_POSITIONS = (
     *("logits", "classes", "tail", "codes"),
     *("count", "drawn", "drawn_logits", "top"),
 )
-STATISTICS = ("entropy", "confidence", "margin")
 
 
 def decode(
-    spec: TargetSpec, arrays: Mapping[str, NDArray[np.generic]], basis: Basis | None = None
+    spec: TargetSpec,
+    arrays: Mapping[str, NDArray[np.generic]],
+    basis: Basis | None = None,
+    statistics: Collection[str] = STATISTICS,
 ) -> Targets:
     """Read the targets back from their fields; the arrays are copied, so they may be read-only.
 
-    Without the basis of a low-rank tail its mass is all that is known of it.
+    Without the basis of a low-rank tail its mass is all that is known of it. `statistics` are those
+    asked for, where they are in the arrays or follow from them.
 
     Shapes: arrays of `target_fields`, (P, ...); statistics need not be there.
     """
     nothing = np.empty((len(next(iter(arrays.values()))), 0), np.float16)
-    logits = _tensor(arrays.get("logits", nothing)).float()
+    logits = _logits(arrays, "logits") if "logits" in arrays else _tensor(nothing).float()
+    tail = _tail(spec, arrays["tail"], logits) if spec.has_tail else None
+    found = {name: _tensor(arrays[name]).float() for name in statistics if name in arrays}
+    if wanted := [name for name in derived(spec) if name in statistics]:
+        followed = _derive(logits, tail)
+        found |= {name: followed[name] for name in wanted}
     return Targets(
         class_count=spec.class_count,
         logits=logits,
         classes=None if spec.kind == "all" else _whole(arrays.get("classes", nothing)),
-        tail=_tail(spec, arrays["tail"], logits) if spec.has_tail else None,
+        tail=tail,
         nodes=spec.nodes if spec.has_tail else (),
-        codes=decode_codes(arrays["codes"], spec.rank) if basis else None,
+        codes=unpack_steps(_tensor(arrays["codes"]), spec.steps) if basis else None,
         basis=basis,
         count=_whole(arrays["count"]) if "count" in arrays else None,
         drawn=_whole(arrays["drawn"]) if spec.draws else None,
-        drawn_logits=_tensor(arrays["drawn_logits"]).float() if spec.draws else None,
+        drawn_logits=_logits(arrays, "drawn_logits") if spec.draws else None,
         proposal_temperature=spec.proposal_temperature,
         top=_whole(arrays["top"]) if "top" in arrays else None,
-        statistics={name: _tensor(arrays[name]).float() for name in STATISTICS if name in arrays},
+        statistics=found,
     )
+
+
+def _logits(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Tensor:
+    stored = _tensor(arrays[name])
+    if stored.dtype != torch.uint8:
+        return stored.float()
+    return unpack_logits(stored, _tensor(arrays[RANGE_OF[name]]))
+
+
+def _derive(logits: Tensor, tail: Tensor | None) -> dict[str, Tensor]:
+    """Compute the largest probability and the margin, of sums over all classes."""
+    total = logits.exp().sum(1)
+    if tail is not None:
+        total = total + tail[:, 0].exp()
+    second = logits.topk(min(2, logits.shape[1]), dim=1).values[:, 1:]
+    return {"confidence": 1 / total, "margin": (1 - second.exp().sum(1)) / total}
 
 
 def _tail(spec: TargetSpec, array: NDArray[np.generic], logits: Tensor) -> Tensor:
     tail = _tensor(array)
+    nodes = spec.nodes[: tail.shape[1]]
     # Of 16 bits only in caches that say so by the dtype; older ones hold float32.
-    return unpack_tail(tail, logits, spec.nodes) if tail.dtype == torch.int16 else tail
+    return unpack_tail(tail, logits, nodes) if tail.dtype == torch.int16 else tail
 
 
 def _whole(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def decode_basis(arrays: Mapping[str, NDArray[np.generic]]) -> Basis:
+def decode_basis(arrays: Mapping[str, NDArray[np.generic]], spec: TargetSpec) -> Basis:
     """Read a basis back. Shapes: arrays of `basis_fields`, (C, ...)."""
-    names = [each.name for each in fields(Basis)]
-    return Basis(**{name: _tensor(arrays[name]).float() for name in names})
+    bias, weights, vectors = (
+        _tensor(arrays[name]).float() for name in ("bias", "weights", "vectors")
+    )
+    return Basis(bias, weights, vectors, spec.bits)
 
 
 def encode_basis(basis: Basis) -> dict[str, NDArray[np.generic]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets.kept import Targets
-from pipeline.targets.low_rank import shape_logits
+from pipeline.targets.low_rank.basis import shape_logits
 from pipeline.targets.tail import tail_weights
 
 
@@ -59,6 +59,10 @@ def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
     Source: pipeline/store/FORMAT.md, the tail.
     """
     assert targets.tail is not None
+    if targets.has_mass_alone:
+        if temperature == 1.0:
+            return targets.tail[:, 0]
+        return left_out_logits(targets).div_(temperature).logsumexp(1)
     known, stored = tail_weights(targets.nodes, temperature)
     # Not a matrix product: autocast would take that in bfloat16.
     log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)
@@ -72,17 +76,39 @@ def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
     """Rebuild the teacher's softened logits of all classes, up to a number of each position's own.
 
     Kept classes are as they were kept; the left-out ones have the shape of the low-rank tail and
-    its exact mass.
+    its exact mass, at the temperatures at which it was kept.
 
     Shapes: returns (P, C).
     """
-    assert targets.basis is not None
-    assert targets.codes is not None
     assert targets.classes is not None
-    logits = shape_logits(targets.basis, targets.codes).div_(temperature)
-    logits.scatter_(1, targets.classes, -math.inf)
-    logits.add_((log_tail_sum(targets, temperature) - logits.logsumexp(1))[:, None])
+    if targets.has_mass_alone:
+        logits = left_out_logits(targets).div_(temperature)
+    else:
+        logits = _shape(targets).div_(temperature).scatter_(1, targets.classes, -math.inf)
+        logits.add_((log_tail_sum(targets, temperature) - logits.logsumexp(1))[:, None])
     return logits.scatter_(1, targets.classes, _at_their_places(targets) / temperature)
+
+
+def left_out_logits(targets: Targets) -> Tensor:
+    """Rebuild the logits of what was left out, relative to the largest as kept ones are.
+
+    Together they have the tail's exact mass at T = 1.
+
+    Shapes: returns (P, C), minus infinity for kept classes.
+    """
+    assert targets.tail is not None
+    assert targets.classes is not None
+    logits = _shape(targets).scatter_(1, targets.classes, -math.inf)
+    return logits.add_((targets.tail[:, 0] - logits.logsumexp(1))[:, None])
+
+
+def _shape(targets: Targets) -> Tensor:
+    if targets.basis is None or targets.codes is None:
+        raise TargetError(
+            "targets: keep of their tail its shape, and its mass at T = 1 alone; decode them with "
+            "the basis that their cache shares to have it at another temperature."
+        )
+    return shape_logits(targets.basis, targets.codes)
 
 
 def uniform_logits(targets: Targets, temperature: float) -> Tensor:

@@ -89,7 +89,7 @@ def begin(folder: Path, teacher: nn.Module, *, k: int = 2) -> Work:
         read_rows=BATCH,
         plan=plan,
         spec=spec,
-        shape=Shape(),
+        shape=Shape(spec),
         folder=folder,
         builds_behind=True,
     )

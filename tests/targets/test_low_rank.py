@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import TargetError
@@ -21,7 +23,8 @@ from pipeline.targets import (
     low_rank_logits,
     tail_mass,
 )
-from pipeline.targets.low_rank import decode_codes, encode_codes, shape_logits
+from pipeline.targets.low_rank.basis import encode_codes, shape_logits
+from pipeline.targets.low_rank.steps import even_steps, most_bytes, steps_of, unpack_steps
 
 CLASSES, HIDDEN, RANK, K = 200, 24, 12, 4
 
@@ -47,6 +50,10 @@ def basis() -> Basis:
 def make_targets(basis: Basis | None, logits: Tensor) -> Targets:
     spec = TargetSpec("top_k", CLASSES, K, rank=RANK)
     return decode(spec, encode(spec, logits, basis or None), basis)
+
+
+def decode_codes(packed: NDArray[np.uint8], rank: int) -> Tensor:
+    return unpack_steps(torch.from_numpy(packed), even_steps(rank))
 
 
 def divergence(logits: Tensor, targets: Targets, temperature: float) -> float:
@@ -92,7 +99,7 @@ def test_codes_are_those_of_weighted_least_squares(basis: Basis) -> None:
     centred = logits - logits.mean(1, keepdim=True) - basis.bias
     root = basis.weights.sqrt()
     wanted = torch.linalg.lstsq(basis.vectors * root[:, None], (centred * root).T).solution.T
-    codes = decode_codes(encode_codes(basis, logits), RANK)
+    codes = decode_codes(encode_codes(basis, logits, even_steps(RANK)), RANK)
     within = wanted.abs() < 7
     assert (codes - wanted).abs()[within].max() <= 0.5 + 1e-3
     assert (codes[~within].abs() == 7).all()
@@ -100,13 +107,14 @@ def test_codes_are_those_of_weighted_least_squares(basis: Basis) -> None:
 
 def test_a_constant_added_to_a_position_changes_nothing(basis: Basis) -> None:
     logits = draw_logits(8, seed=4)
-    assert (encode_codes(basis, logits) == encode_codes(basis, logits + 50.0)).all()
+    steps = even_steps(RANK)
+    assert (encode_codes(basis, logits, steps) == encode_codes(basis, logits + 50.0, steps)).all()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_codes_of_any_rank_come_back(rank: int) -> None:
     basis = fit_basis(blocks_of(draw_logits(100, seed=0)), rank, seed=0)
-    packed = encode_codes(basis, draw_logits(30, seed=5))
+    packed = encode_codes(basis, draw_logits(30, seed=5), even_steps(rank))
     assert packed.shape == (30, math.ceil(rank / 2))
     codes = decode_codes(packed, rank)
     assert codes.shape == (30, rank)
@@ -129,7 +137,7 @@ def shape_span(basis: Basis) -> Tensor:
 
 
 def test_a_basis_comes_back_as_it_was_kept(basis: Basis) -> None:
-    again = decode_basis(encode_basis(basis))
+    again = decode_basis(encode_basis(basis), TargetSpec("top_k", CLASSES, K, rank=RANK))
     for name in ("bias", "weights", "vectors"):
         assert torch.equal(getattr(again, name), getattr(basis, name))
     codes = torch.ones(2, RANK)
@@ -178,3 +186,77 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     logits[3, 4] = math.nan
     with pytest.raises(TargetError, match="is NaN or infinite among the positions"):
         fit_basis(blocks_of(logits), 4, seed=0)
+
+
+def of_bytes(size_bytes: int, rank: int = 100) -> Basis:
+    return fit_basis(blocks_of(draw_logits(400, seed=0)), rank, 0, size_bytes)
+
+
+def divergence_of_bytes(size_bytes: int, temperature: float) -> float:
+    basis, logits = of_bytes(size_bytes), draw_logits(100, seed=1)
+    spec = TargetSpec("top_k", CLASSES, K, rank=basis.rank, bits=basis.bits)
+    return divergence(logits, decode(spec, encode(spec, logits, basis), basis), temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_bytes_that_are_shared_out_say_more_than_4_bits_a_direction(temperature: float) -> None:
+    basis, logits = fit_basis(blocks_of(draw_logits(400, seed=0)), 12, 0), draw_logits(100, seed=1)
+    even = divergence(logits, make_targets(basis, logits), temperature)
+    assert divergence_of_bytes(6, temperature) < 0.7 * even  # as many bytes
+    assert divergence_of_bytes(9, temperature) < 0.5 * divergence_of_bytes(5, temperature)
+
+
+def test_codes_fill_the_bytes_that_were_given() -> None:
+    logits = draw_logits(9, seed=1)
+    for size_bytes in (1, 3, 8):
+        basis = of_bytes(size_bytes)
+        steps = steps_of(basis.bits)
+        assert sum(each.size_bytes for each in steps) == size_bytes
+        assert sum(each.bits * each.count for each in steps) == 8 * size_bytes
+        assert encode_codes(basis, logits, steps).shape == (9, size_bytes)
+
+
+def test_a_rank_beside_bytes_is_the_most_directions() -> None:
+    assert of_bytes(8).rank > 16
+    assert of_bytes(8, rank=16).bits == ((4, 16),)
+
+
+def test_more_bytes_than_there_are_directions_for_are_refused() -> None:
+    logits = blocks_of(draw_logits(10, seed=0))
+    assert fit_basis(logits, 99, 0, most_bytes(9)).bits == ((4, 8),)
+    with pytest.raises(TargetError, match=r"tail.bytes: must be at most 4, .* 10 posi.* got 5"):
+        fit_basis(logits, 99, 0, 5)
+
+
+def test_directions_are_those_that_lose_least_divergence() -> None:
+    """Against the best for squared error, where what varies most is never probable."""
+    logits = draw_logits(400, seed=0)
+    generator = torch.Generator().manual_seed(5)
+    logits[:, 100:] = (
+        3 * torch.randn(400, 4, generator=generator) @ torch.randn(4, 100, generator=generator) - 30
+    )
+    basis = fit_basis(blocks_of(logits), 8, 0, 4)
+    chosen = project(logits, basis.vectors, basis.weights, basis.bias)
+    centred = logits - logits.mean(1, keepdim=True) - basis.bias
+    even = torch.linalg.svd(centred, full_matrices=False).Vh[:8].T
+    plain = project(logits, even, torch.ones(CLASSES), basis.bias)
+    lost = [squared_logit_error(logits, each) for each in (chosen, plain)]
+    assert lost[0] < 0.95 * lost[1]
+
+
+def project(logits: Tensor, vectors: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    centred = logits - logits.mean(1, keepdim=True) - bias
+    root = weights.sqrt()
+    along = torch.linalg.lstsq(vectors * root[:, None], (centred * root).T).solution.T
+    rebuilt: Tensor = along @ vectors.T + bias
+    return rebuilt
+
+
+def squared_logit_error(logits: Tensor, rebuilt: Tensor) -> float:
+    """Twice the divergence to second order, over the temperatures that are served."""
+    total = 0.0
+    for temperature in (1.0, 2.0, 4.0):
+        probs, error = (logits / temperature).softmax(1), logits - rebuilt
+        mean = (probs * error).sum(1, keepdim=True)
+        total += float((probs * (error - mean).square()).sum())
+    return total

@@ -23,7 +23,7 @@ from pipeline.targets import (
     uniforms,
     weigh_draws,
 )
-from pipeline.targets.encoding import LOWEST_LOGIT
+from pipeline.targets.rounding import LOWEST_LOGIT
 
 CLASSES = 40
 SAMPLED = TargetSpec("sampled", CLASSES, 0, draws=16)

@@ -189,7 +189,7 @@ def open_beside(
                 large=LargeFields(large, set(unread)),
                 features=own,
                 spec=spec,
-                basis=decode_basis(cache.read_shared()) if spec.rank else None,
+                basis=decode_basis(cache.read_shared(), spec) if spec.rank else None,
                 unread=unread,
             )
         )
@@ -231,7 +231,7 @@ def no_targets(caches: Sequence[Cache], weights: Sequence[float]) -> Targets | M
     for cache in caches:
         spec = spec_of(cache)
         arrays = {each.name: np.empty((0, *each.shape), each.dtype) for each in target_fields(spec)}
-        basis = decode_basis(cache.read_shared()) if spec.rank else None
+        basis = decode_basis(cache.read_shared(), spec) if spec.rank else None
         targets = decode(spec, arrays, basis)
         # A stream weighs positions by a table of pseudo-labels, or each as much as any other.
         told = {**targets.statistics, OF_TABLE: targets.logits.new_empty(0)}

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.targets.encoding import LOWEST_LOGIT
 from pipeline.targets.kept import Targets
 from pipeline.targets.mixtures.average import fill_in, log_average
 from pipeline.targets.mixtures.mixture import Mixture
+from pipeline.targets.rounding import LOWEST_LOGIT
 from pipeline.targets.soften import soften
 
 

@@ -1,0 +1,189 @@
+"""Which directions of a teacher's logits matter, from its answers at some positions.
+
+First the span along which logits vary most, in weighted squared error: all that follows happens in
+a few hundred numbers a position. In it the directions that decide the teacher's distribution: of
+all bases that one loses least divergence, to second order. Both are found on the CPU or a GPU.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import TargetError
+from pipeline.targets.low_rank.basis import Basis
+from pipeline.targets.low_rank.steps import STEP, Bits, most_bytes, share_out
+
+# Of 4 bits each: 15 steps, 7 to either side of nothing, reach so many standard deviations.
+STEPS, REACH = 7, 2.5
+# Classes weigh as this power of their mean probability in the squared error: higher serves T = 1,
+# lower T = 4; between 0.25 and 0.7 it hardly matters.
+WEIGHT_POWER = 0.4
+LEAST_PROBABILITY = 1e-9
+# Of randomised subspace iteration (Halko, Martinsson and Tropp 2011, arXiv:0909.4061).
+SPARE_VECTORS, ITERATIONS = 16, 2
+# What directions are chosen for. The divergence at T, times T squared as losses have it, is half
+# the variance of the logits' error under the softened distribution: each T counts the same. Each
+# is half the one before.
+TEMPERATURES = (4.0, 2.0, 1.0)
+# So many directions a byte are looked at: of real teachers, no more are worth a bit.
+DIRECTIONS_A_BYTE = 6
+# What is added to a mean of squares before it is factored, as a share of its own mean.
+RIDGE = 1e-9
+
+Blocks = Callable[[], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Logits are near `bias` plus `along` times `vectors`, up to each position's own number.
+
+    Shapes: along (N, w), vectors (C, w); bias and weights (C,).
+    """
+
+    along: Tensor
+    vectors: Tensor
+    bias: Tensor
+    weights: Tensor
+
+
+def fit_basis(blocks: Blocks, rank: int, seed: int, size_bytes: int | None = None) -> Basis:
+    """Find the directions whose loss would change the teacher's distributions most.
+
+    With `size_bytes` a position's codes take so many, shared out over at most `rank` directions;
+    without, each of `rank` directions takes 4 bits. `blocks` yields the same logits each time.
+
+    Shapes: blocks of (some, C).
+    Raises: TargetError if there are fewer positions or classes than directions.
+    Source: KL(p || q) is half the variance under p of the logits' difference, to second order;
+        Eckart and Young 1936, in that metric.
+    """
+    bias, probability, count = _means(blocks)
+    _check(rank, size_bytes, len(bias), count)
+    if size_bytes is None:
+        width = rank + SPARE_VECTORS
+    else:
+        width = min(rank, DIRECTIONS_A_BYTE * size_bytes) + SPARE_VECTORS
+    span = _find_span(blocks, bias, probability, min(width, count - 1, len(bias) - 1), seed)
+    variances, vectors = _turn(span, _information(blocks, span))
+    if size_bytes is None:
+        bits: Bits = ()
+        steps = torch.full_like(variances[:rank], REACH / STEPS)
+    else:
+        bits = share_out(variances[:rank].tolist(), size_bytes)
+        steps = torch.cat([variances.new_full((count,), STEP[width]) for width, count in bits])
+    deviations = variances[: len(steps)].sqrt()
+    length = torch.where(deviations > 0, deviations * steps, 1.0)
+    kept = vectors[:, : len(steps)] * length
+    # Directions have no sign of their own; kept in 16 bits, and used as they are kept.
+    largest = kept.gather(0, kept.abs().argmax(0, keepdim=True))
+    kept = (kept * largest.sign()).half().float()
+    return Basis(bias.float(), span.weights.float(), kept, bits)
+
+
+def _check(rank: int, size_bytes: int | None, classes: int, count: int) -> None:
+    least = min(count, classes)
+    advice = (
+        "Give a lower one, or keep the tail's mass alone: tail = { kind = 'bucket' }, or "
+        "learn from more: targets.tail.positions"
+    )
+    known = f"for there are {classes} classes and {count} positions to learn from"
+    if size_bytes is None and rank >= least:
+        raise TargetError(
+            f"targets.tail.rank: must be below {least}, {known}; got {rank}. {advice}"
+        )
+    if size_bytes is not None and size_bytes > (most := most_bytes(min(rank, least - 1))):
+        raise TargetError(
+            f"targets.tail.bytes: must be at most {most}, {known}; got {size_bytes}. {advice}"
+        )
+
+
+def _means(blocks: Blocks) -> tuple[Tensor, Tensor, int]:
+    """Shapes: returns the mean of centred logits and of probabilities, (C,) each."""
+    logits: Tensor | None = None
+    probability: Tensor | None = None
+    count = 0
+    for block in blocks():
+        block = block.float()
+        centred, probs = (block - block.mean(1, keepdim=True)).sum(0), block.softmax(1).sum(0)
+        logits = centred if logits is None else logits + centred
+        probability = probs if probability is None else probability + probs
+        count += len(block)
+    assert logits is not None
+    assert probability is not None
+    if not bool(logits.isfinite().all()):
+        raise TargetError(
+            "targets.tail: a logit of the teacher is NaN or infinite among the positions that the "
+            "tail's shape is learned from. Run the teacher in float32, or look at its inputs."
+        )
+    return logits / count, probability / count, count
+
+
+def _find_span(blocks: Blocks, bias: Tensor, probability: Tensor, width: int, seed: int) -> _Span:
+    """Find the span along which logits vary most in weighted squared error."""
+    weights = (probability + LEAST_PROBABILITY) ** WEIGHT_POWER
+    weights /= weights.mean()
+    root = weights.sqrt()
+
+    generator = torch.Generator().manual_seed(seed)
+    span = torch.randn(len(bias), width, generator=generator).to(bias) * root[:, None]
+    for _ in range(ITERATIONS):
+        along = torch.linalg.qr(_along(blocks, bias, span))[0]  # (N, width)
+        back = _back(blocks, bias, along) * root[:, None]
+        span = torch.linalg.qr(back)[0] * root[:, None]
+    return _Span(_along(blocks, bias, span), span / weights[:, None], bias, weights)
+
+
+def _information(blocks: Blocks, span: _Span) -> Tensor:
+    """Average over positions and temperatures the covariance of the span's vectors under the
+    teacher's softened distribution. Shapes: returns (w, w), float64.
+    """
+    vectors, count = span.vectors, 0
+    mean = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+    square = torch.zeros(vectors.shape[1], vectors.shape[1]).to(mean)
+    for block in blocks():
+        block = block.float()
+        powers = (block - block.amax(1, keepdim=True)).div_(TEMPERATURES[0]).exp_()
+        for _ in TEMPERATURES:
+            probs = powers / powers.sum(1, keepdim=True)
+            expected = (probs @ vectors).double()  # (n, w)
+            mean += probs.sum(0)
+            square += expected.T @ expected
+            powers = powers.square_()  # of half the temperature
+        count += len(block) * len(TEMPERATURES)
+    weighted = vectors.double() * (mean / count)[:, None]
+    return weighted.T @ vectors.double() - square / count
+
+
+def _turn(span: _Span, information: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the span's vectors into those along which most divergence lies, each apart.
+
+    Shapes: returns the variance along each, descending, (w,), and the vectors, (C, w).
+    """
+    along = span.along.double()
+    size = len(information)
+    ridge = torch.eye(size).to(information) * (information.trace() / size * RIDGE)
+    factor = torch.linalg.cholesky(information + ridge)
+    turned = along @ factor  # divergence is half the squared length, to second order
+    spread = turned.T @ turned / len(along)
+    variances, turn = torch.linalg.eigh(spread)
+    turn = turn.flip(1)
+    vectors = torch.linalg.solve_triangular(factor.T, turn, upper=True)
+    return variances.flip(0).clamp(min=0.0).float(), span.vectors @ vectors.float()
+
+
+def _along(blocks: Blocks, bias: Tensor, vectors: Tensor) -> Tensor:
+    """Multiply centred logits without the bias by vectors. Shapes: (C, w); returns (N, w)."""
+    # Centred in the vectors, for a block is read often and has as many numbers as positions more.
+    centred = vectors - vectors.mean(0)
+    return torch.cat([block.float() @ centred for block in blocks()]) - bias @ centred
+
+
+def _back(blocks: Blocks, bias: Tensor, along: Tensor) -> Tensor:
+    """Multiply the same transposed by numbers a position. Shapes: (N, w); returns (C, w)."""
+    total, start = along.new_zeros(len(bias), along.shape[1]), 0
+    for block in blocks():
+        total.addmm_(block.float().T, along[start : start + len(block)])
+        start += len(block)
+    return total - total.mean(0) - torch.outer(bias, along.sum(0))
