@@ -32,6 +32,30 @@ def uniforms(
     return np.concatenate([np.empty(0), *each]).reshape(-1, draws)
 
 
+def pack_draws(drawn: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep each drawn class once, zeros behind, and a bit a draw: whether a class begins there.
+
+    Shapes: drawn and logits (P, D), equal classes side by side; returns (P, D) twice, and the bits,
+        (P, ceil(D / 8)), uint8, the first of a byte the lowest.
+    """
+    is_new = torch.ones_like(drawn, dtype=torch.bool)
+    is_new[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+    # What is no beginning goes behind what is one, each in its order.
+    order = (~is_new).to(torch.uint8).sort(dim=1, stable=True).indices
+    there = is_new.gather(1, order)
+    classes = drawn.gather(1, order).masked_fill_(~there, 0)
+    kept = logits.gather(1, order).masked_fill_(~there, 0)
+    bits = torch.from_numpy(np.packbits(is_new.cpu().numpy(), axis=1, bitorder="little"))
+    return classes, kept, bits.to(drawn.device)
+
+
+def unpack_draws(kept: Tensor, bits: NDArray[np.generic]) -> Tensor:
+    """Repeat what was kept once. Shapes: kept (P, D), bits (P, ceil(D / 8)); returns (P, D)."""
+    is_new = np.unpackbits(bits.astype(np.uint8), axis=1, bitorder="little")[:, : kept.shape[1]]
+    place = torch.from_numpy(is_new).long().cumsum(1) - 1
+    return kept.gather(1, place)
+
+
 def draw_classes(relative: Tensor, classes: Tensor, node: float, numbers: Tensor) -> Tensor:
     """Draw left-out classes in proportion to exp(node x), by descending logit.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets.compact import pack_tail
-from pipeline.targets.draws import draw_classes
+from pipeline.targets.draws import draw_classes, pack_draws
 from pipeline.targets.low_rank.basis import Basis, encode_codes
 from pipeline.targets.rounding import LOWEST_LOGIT, pack_logits, unpack_logits
 from pipeline.targets.selection import count_top_p, select_top_k
@@ -127,7 +127,7 @@ def _encode_block(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> di
         fields["count"] = cut.count[:, 0]
     if numbers is not None:
         drawn = draw_classes(relative, cut.classes, 1 / spec.proposal_temperature, numbers)
-        fields |= {"drawn": drawn, **_round(spec, "drawn_logits", relative.gather(1, drawn))[0]}
+        fields |= _draws(spec, drawn, relative.gather(1, drawn))
     if spec.kind == "sampled":
         fields["top"] = select_top_k(block, 1)[:, 0]
     runner_up = _runner_up(relative, cut.logits, best)
@@ -140,6 +140,14 @@ def _round(spec: TargetSpec, name: str, logits: Tensor) -> tuple[dict[str, Tenso
         return {name: logits.half()}, logits.half()
     codes, ranges = pack_logits(logits)
     return {name: codes, RANGE_OF[name]: ranges}, unpack_logits(codes, ranges)
+
+
+def _draws(spec: TargetSpec, drawn: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    fields = {"drawn": drawn, **_round(spec, "drawn_logits", logits)[0]}
+    if spec.is_small:
+        once = pack_draws(drawn, fields["drawn_logits"])
+        fields |= dict(zip(("drawn", "drawn_logits", "drawn_new"), once, strict=True))
+    return fields
 
 
 def _relative(block: Tensor) -> Tensor:

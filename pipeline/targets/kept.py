@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.targets.compact import unpack_tail
+from pipeline.targets.draws import unpack_draws
 from pipeline.targets.low_rank.basis import Basis
 from pipeline.targets.low_rank.steps import unpack_steps
 from pipeline.targets.rounding import unpack_logits
@@ -138,8 +139,8 @@ def decode(
         codes=unpack_steps(_tensor(arrays["codes"]), spec.steps) if basis else None,
         basis=basis,
         count=_whole(arrays["count"]) if "count" in arrays else None,
-        drawn=_whole(arrays["drawn"]) if spec.draws else None,
-        drawn_logits=_logits(arrays, "drawn_logits") if spec.draws else None,
+        drawn=_of_draws(arrays, _whole(arrays["drawn"])) if spec.draws else None,
+        drawn_logits=_of_draws(arrays, _logits(arrays, "drawn_logits")) if spec.draws else None,
         proposal_temperature=spec.proposal_temperature,
         top=_whole(arrays["top"]) if "top" in arrays else None,
         statistics=found,
@@ -151,6 +152,10 @@ def _logits(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Tensor:
     if stored.dtype != torch.uint8:
         return stored.float()
     return unpack_logits(stored, _tensor(arrays[RANGE_OF[name]]))
+
+
+def _of_draws(arrays: Mapping[str, NDArray[np.generic]], kept: Tensor) -> Tensor:
+    return unpack_draws(kept, arrays["drawn_new"]) if "drawn_new" in arrays else kept
 
 
 def _derive(logits: Tensor, tail: Tensor | None) -> dict[str, Tensor]:

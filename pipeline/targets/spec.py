@@ -132,7 +132,7 @@ def target_fields(spec: TargetSpec) -> tuple[Field, ...]:
     """List the arrays that hold such targets, all of them over positions.
 
     Shapes: of one position: classes and logits (K,); drawn classes and logits (D,); tail (M,);
-        codes (bytes,); count, top, ranges and statistics ().
+        codes (bytes,); count, top, ranges and statistics (); drawn_new (bytes,).
     """
     ids, number = class_dtype(spec.class_count), "float16" if spec.is_compact else "float32"
     logit = "uint8" if spec.is_small else "float16"
@@ -147,6 +147,8 @@ def target_fields(spec: TargetSpec) -> tuple[Field, ...]:
         fields.append(("count", class_dtype(spec.k + 1), ()))
     if spec.draws:
         fields += [("drawn", ids, (spec.draws,)), ("drawn_logits", logit, (spec.draws,))]
+    if spec.is_small and spec.draws:
+        fields.append(("drawn_new", "uint8", (-(-spec.draws // 8),)))
     if spec.is_small:
         fields += [(RANGE_OF[name], "float16", ()) for name, *_ in fields if name in RANGE_OF]
     if spec.has_tail:

@@ -36,6 +36,28 @@ Blocks = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
+class Directions:
+    """Along which logits vary, by how much the teacher's distributions vary with them.
+
+    Shapes: bias and weights (C,), variances (w,), descending, vectors (C, w).
+    """
+
+    bias: Tensor
+    weights: Tensor
+    variances: Tensor
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Of centred logits and of probabilities over positions. Shapes: (C,) each."""
+
+    logits: Tensor
+    probability: Tensor
+    positions: int
+
+
+@dataclass(frozen=True)
 class _Span:
     """Logits are near `bias` plus `along` times `vectors`, up to each position's own number.
 
@@ -56,33 +78,50 @@ def fit_basis(blocks: Blocks, rank: int, seed: int, size_bytes: int | None = Non
 
     Shapes: blocks of (some, C).
     Raises: TargetError if there are fewer positions or classes than directions.
+    """
+    wanted = rank if size_bytes is None else min(rank, DIRECTIONS_A_BYTE * size_bytes)
+    means = _means(blocks)
+    _check(rank, size_bytes, means)
+    return choose_steps(_directions(blocks, means, wanted, seed), rank, size_bytes)
+
+
+def find_directions(blocks: Blocks, count: int, seed: int) -> Directions:
+    """Find so many directions, and a few spare ones, as far as there are.
+
+    Shapes: blocks of (some, C).
     Source: KL(p || q) is half the variance under p of the logits' difference, to second order;
         Eckart and Young 1936, in that metric.
     """
-    bias, probability, count = _means(blocks)
-    _check(rank, size_bytes, len(bias), count)
-    if size_bytes is None:
-        width = rank + SPARE_VECTORS
-    else:
-        width = min(rank, DIRECTIONS_A_BYTE * size_bytes) + SPARE_VECTORS
-    span = _find_span(blocks, bias, probability, min(width, count - 1, len(bias) - 1), seed)
+    return _directions(blocks, _means(blocks), count, seed)
+
+
+def _directions(blocks: Blocks, means: _Means, count: int, seed: int) -> Directions:
+    width = max(1, min(count + SPARE_VECTORS, means.positions - 1, len(means.logits) - 1))
+    span = _find_span(blocks, means, width, seed)
     variances, vectors = _turn(span, _information(blocks, span))
+    return Directions(means.logits, span.weights, variances, vectors)
+
+
+def choose_steps(directions: Directions, rank: int, size_bytes: int | None = None) -> Basis:
+    """Give each direction its bits, and make it as long as a step."""
+    variances = directions.variances[:rank]
     if size_bytes is None:
         bits: Bits = ()
-        steps = torch.full_like(variances[:rank], REACH / STEPS)
+        steps = torch.full_like(variances, REACH / STEPS)
     else:
-        bits = share_out(variances[:rank].tolist(), size_bytes)
+        bits = share_out(variances.tolist(), size_bytes)
         steps = torch.cat([variances.new_full((count,), STEP[width]) for width, count in bits])
     deviations = variances[: len(steps)].sqrt()
     length = torch.where(deviations > 0, deviations * steps, 1.0)
-    kept = vectors[:, : len(steps)] * length
+    kept = directions.vectors[:, : len(steps)] * length
     # Directions have no sign of their own; kept in 16 bits, and used as they are kept.
     largest = kept.gather(0, kept.abs().argmax(0, keepdim=True))
     kept = (kept * largest.sign()).half().float()
-    return Basis(bias.float(), span.weights.float(), kept, bits)
+    return Basis(directions.bias.float(), directions.weights.float(), kept, bits)
 
 
-def _check(rank: int, size_bytes: int | None, classes: int, count: int) -> None:
+def _check(rank: int, size_bytes: int | None, means: _Means) -> None:
+    classes, count = len(means.logits), means.positions
     least = min(count, classes)
     advice = (
         "Give a lower one, or keep the tail's mass alone: tail = { kind = 'bucket' }, or "
@@ -99,8 +138,7 @@ def _check(rank: int, size_bytes: int | None, classes: int, count: int) -> None:
         )
 
 
-def _means(blocks: Blocks) -> tuple[Tensor, Tensor, int]:
-    """Shapes: returns the mean of centred logits and of probabilities, (C,) each."""
+def _means(blocks: Blocks) -> _Means:
     logits: Tensor | None = None
     probability: Tensor | None = None
     count = 0
@@ -117,12 +155,13 @@ def _means(blocks: Blocks) -> tuple[Tensor, Tensor, int]:
             "targets.tail: a logit of the teacher is NaN or infinite among the positions that the "
             "tail's shape is learned from. Run the teacher in float32, or look at its inputs."
         )
-    return logits / count, probability / count, count
+    return _Means(logits / count, probability / count, count)
 
 
-def _find_span(blocks: Blocks, bias: Tensor, probability: Tensor, width: int, seed: int) -> _Span:
+def _find_span(blocks: Blocks, means: _Means, width: int, seed: int) -> _Span:
     """Find the span along which logits vary most in weighted squared error."""
-    weights = (probability + LEAST_PROBABILITY) ** WEIGHT_POWER
+    bias = means.logits
+    weights = (means.probability + LEAST_PROBABILITY) ** WEIGHT_POWER
     weights /= weights.mean()
     root = weights.sqrt()
 
