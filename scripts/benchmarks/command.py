@@ -15,13 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accepted
+from benchmarks import accepted, plot
 from benchmarks.measure import Options, environment, report, say
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
 SUBJECTS = (
     *("cache-teacher", "train-student", "memory", "losses", "features", "pseudo-label"),
-    *("stream", "write", "manifest", "objects", "scheduling", "scaling", "startup"),
+    *("stream", "write", "size", "manifest", "objects", "scheduling", "scaling", "startup"),
 )
 
 Figures = list[dict[str, Any]]
@@ -32,6 +32,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(words)
     options = Options(arguments.rounds, arguments.quick, arguments.threads)
     about = environment(options.threads)
+    if arguments.plot:
+        plot.need_plots()
     if arguments.subject == "short":
         sys.exit(_short(options, is_accepted=arguments.accept))
     figures = (
@@ -42,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.json:
         document = {"environment": about, "figures": figures}
         Path(arguments.json).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if arguments.plot:
+        plot.draw(Path(arguments.plot), figures)
     print(report(figures, about))
 
 
@@ -55,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny: does it run, not how fast")
     parser.add_argument("--accept", action="store_true", help="of short: these ratios are right")
     parser.add_argument("--json", metavar="FILE", help="keep every value")
+    parser.add_argument("--plot", metavar="FILE", help="draw them (.png, .svg or .pdf)")
     return parser
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured thing: its values, one a round, the bar it must stay below, and what to add."""
+    """One measured thing: its values, one a round, the bar it must stay below, what to add, and
+    what a plot needs beside it.
+    """
 
     what: str
     values: list[float]
@@ -40,6 +42,7 @@ class Figure:
     bar: float
     command: str
     note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:

@@ -63,12 +63,7 @@ def run(out: Path) -> Report:
 
     Raises: SampleError if the assets are not there.
     """
-    if not (ASSETS / "smollm2").is_dir() or not (ASSETS / "shakespeare").is_dir():
-        raise SampleError(
-            f"replicate: {ASSETS} lacks SmolLM2 or Shakespeare; run "
-            "`scripts/assets smollm2 shakespeare` first"
-        )
-    fitted, held_out = _ask("train", FITTED), _ask("validation", LEAST_HELD_OUT)
+    fitted, held_out = ask("train", FITTED), ask("validation", LEAST_HELD_OUT)
     basis = fit_basis(partial(_first, fitted, FITTED), RANK, seed=0)
     return report(held_out, basis)
 
@@ -157,8 +152,15 @@ def _first(answers: Answers, count: int) -> Iterator[Tensor]:
     return Answers(answers.states[:count], answers.layer).logits()
 
 
-def _ask(split: str, least: int) -> Answers:
-    """Ask about rows spread over a split of the corpus, at least so many positions."""
+def ask(split: str, least: int) -> Answers:
+    """Ask about rows spread over a split of the corpus, at least so many positions.
+
+    Raises: SampleError if the assets are not there.
+    """
+    if not (ASSETS / "smollm2").is_dir() or not (ASSETS / "shakespeare").is_dir():
+        raise SampleError(
+            f"{ASSETS} lacks SmolLM2 or Shakespeare; run `scripts/assets smollm2 shakespeare` first"
+        )
     network = load_network("transformers", base=ASSETS, where="teacher", path="smollm2")
     samples = open_samples(
         "text",

@@ -1,11 +1,10 @@
 """Which directions of a teacher's logits matter, from its answers at some positions.
 
-First the span along which logits vary most, in weighted squared error: all that follows happens in
-a few hundred numbers a position. In it the directions that decide the teacher's distribution: of
-all bases that one loses least divergence, to second order. Both are found on the CPU or a GPU.
+Within the span along which logits vary most, those that decide the teacher's distribution: of all
+bases this one loses least divergence, to second order. A direction then has as many bits as it is
+worth.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +12,11 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets.low_rank.basis import Basis
+from pipeline.targets.low_rank.span import Blocks, Means, Span, find_means, find_span
 from pipeline.targets.low_rank.steps import STEP, Bits, most_bytes, share_out
 
 # Of 4 bits each: 15 steps, 7 to either side of nothing, reach so many standard deviations.
 STEPS, REACH = 7, 2.5
-# Classes weigh as this power of their mean probability in the squared error: higher serves T = 1,
-# lower T = 4; between 0.25 and 0.7 it hardly matters.
-WEIGHT_POWER = 0.4
-LEAST_PROBABILITY = 1e-9
-# Of randomised subspace iteration (Halko, Martinsson and Tropp 2011, arXiv:0909.4061).
-SPARE_VECTORS, ITERATIONS = 16, 2
 # What directions are chosen for. The divergence at T, times T squared as losses have it, is half
 # the variance of the logits' error under the softened distribution: each T counts the same. Each
 # is half the one before.
@@ -31,8 +25,6 @@ TEMPERATURES = (4.0, 2.0, 1.0)
 DIRECTIONS_A_BYTE = 6
 # What is added to a mean of squares before it is factored, as a share of its own mean.
 RIDGE = 1e-9
-
-Blocks = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,28 +40,6 @@ class Directions:
     vectors: Tensor
 
 
-@dataclass(frozen=True)
-class _Means:
-    """Of centred logits and of probabilities over positions. Shapes: (C,) each."""
-
-    logits: Tensor
-    probability: Tensor
-    positions: int
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Logits are near `bias` plus `along` times `vectors`, up to each position's own number.
-
-    Shapes: along (N, w), vectors (C, w); bias and weights (C,).
-    """
-
-    along: Tensor
-    vectors: Tensor
-    bias: Tensor
-    weights: Tensor
-
-
 def fit_basis(blocks: Blocks, rank: int, seed: int, size_bytes: int | None = None) -> Basis:
     """Find the directions whose loss would change the teacher's distributions most.
 
@@ -80,7 +50,7 @@ def fit_basis(blocks: Blocks, rank: int, seed: int, size_bytes: int | None = Non
     Raises: TargetError if there are fewer positions or classes than directions.
     """
     wanted = rank if size_bytes is None else min(rank, DIRECTIONS_A_BYTE * size_bytes)
-    means = _means(blocks)
+    means = find_means(blocks)
     _check(rank, size_bytes, means)
     return choose_steps(_directions(blocks, means, wanted, seed), rank, size_bytes)
 
@@ -92,12 +62,11 @@ def find_directions(blocks: Blocks, count: int, seed: int) -> Directions:
     Source: KL(p || q) is half the variance under p of the logits' difference, to second order;
         Eckart and Young 1936, in that metric.
     """
-    return _directions(blocks, _means(blocks), count, seed)
+    return _directions(blocks, find_means(blocks), count, seed)
 
 
-def _directions(blocks: Blocks, means: _Means, count: int, seed: int) -> Directions:
-    width = max(1, min(count + SPARE_VECTORS, means.positions - 1, len(means.logits) - 1))
-    span = _find_span(blocks, means, width, seed)
+def _directions(blocks: Blocks, means: Means, count: int, seed: int) -> Directions:
+    span = find_span(blocks, means, count, seed)
     variances, vectors = _turn(span, _information(blocks, span))
     return Directions(means.logits, span.weights, variances, vectors)
 
@@ -120,7 +89,7 @@ def choose_steps(directions: Directions, rank: int, size_bytes: int | None = Non
     return Basis(directions.bias.float(), directions.weights.float(), kept, bits)
 
 
-def _check(rank: int, size_bytes: int | None, means: _Means) -> None:
+def _check(rank: int, size_bytes: int | None, means: Means) -> None:
     classes, count = len(means.logits), means.positions
     least = min(count, classes)
     advice = (
@@ -138,43 +107,7 @@ def _check(rank: int, size_bytes: int | None, means: _Means) -> None:
         )
 
 
-def _means(blocks: Blocks) -> _Means:
-    logits: Tensor | None = None
-    probability: Tensor | None = None
-    count = 0
-    for block in blocks():
-        block = block.float()
-        centred, probs = (block - block.mean(1, keepdim=True)).sum(0), block.softmax(1).sum(0)
-        logits = centred if logits is None else logits + centred
-        probability = probs if probability is None else probability + probs
-        count += len(block)
-    assert logits is not None
-    assert probability is not None
-    if not bool(logits.isfinite().all()):
-        raise TargetError(
-            "targets.tail: a logit of the teacher is NaN or infinite among the positions that the "
-            "tail's shape is learned from. Run the teacher in float32, or look at its inputs."
-        )
-    return _Means(logits / count, probability / count, count)
-
-
-def _find_span(blocks: Blocks, means: _Means, width: int, seed: int) -> _Span:
-    """Find the span along which logits vary most in weighted squared error."""
-    bias = means.logits
-    weights = (means.probability + LEAST_PROBABILITY) ** WEIGHT_POWER
-    weights /= weights.mean()
-    root = weights.sqrt()
-
-    generator = torch.Generator().manual_seed(seed)
-    span = torch.randn(len(bias), width, generator=generator).to(bias) * root[:, None]
-    for _ in range(ITERATIONS):
-        along = torch.linalg.qr(_along(blocks, bias, span))[0]  # (N, width)
-        back = _back(blocks, bias, along) * root[:, None]
-        span = torch.linalg.qr(back)[0] * root[:, None]
-    return _Span(_along(blocks, bias, span), span / weights[:, None], bias, weights)
-
-
-def _information(blocks: Blocks, span: _Span) -> Tensor:
+def _information(blocks: Blocks, span: Span) -> Tensor:
     """Average over positions and temperatures the covariance of the span's vectors under the
     teacher's softened distribution. Shapes: returns (w, w), float64.
     """
@@ -195,7 +128,7 @@ def _information(blocks: Blocks, span: _Span) -> Tensor:
     return weighted.T @ vectors.double() - square / count
 
 
-def _turn(span: _Span, information: Tensor) -> tuple[Tensor, Tensor]:
+def _turn(span: Span, information: Tensor) -> tuple[Tensor, Tensor]:
     """Turn the span's vectors into those along which most divergence lies, each apart.
 
     Shapes: returns the variance along each, descending, (w,), and the vectors, (C, w).
@@ -210,19 +143,3 @@ def _turn(span: _Span, information: Tensor) -> tuple[Tensor, Tensor]:
     turn = turn.flip(1)
     vectors = torch.linalg.solve_triangular(factor.T, turn, upper=True)
     return variances.flip(0).clamp(min=0.0).float(), span.vectors @ vectors.float()
-
-
-def _along(blocks: Blocks, bias: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply centred logits without the bias by vectors. Shapes: (C, w); returns (N, w)."""
-    # Centred in the vectors, for a block is read often and has as many numbers as positions more.
-    centred = vectors - vectors.mean(0)
-    return torch.cat([block.float() @ centred for block in blocks()]) - bias @ centred
-
-
-def _back(blocks: Blocks, bias: Tensor, along: Tensor) -> Tensor:
-    """Multiply the same transposed by numbers a position. Shapes: (N, w); returns (C, w)."""
-    total, start = along.new_zeros(len(bias), along.shape[1]), 0
-    for block in blocks():
-        total.addmm_(block.float().T, along[start : start + len(block)])
-        start += len(block)
-    return total - total.mean(0) - torch.outer(bias, along.sum(0))
