@@ -267,8 +267,52 @@ def test_the_shape_of_the_tail_is_kept_and_learned_from(lab: Lab, backend: str) 
     assert lab.metrics("b")[0]["soft_targets"] < with_shape
 
 
-def test_a_cache_goes_on_with_the_basis_it_has(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ["--quiet", "--set", LOW_RANK]
+SMALL = [
+    *("--set", "targets.encoding=small", "--set", "targets.selection.k=4"),
+    *("--set", "targets.tail={ kind = 'low_rank', bytes = 3, positions = 100 }"),
+]
+
+
+@pytest.mark.parametrize("backend", ["zarr", "parquet"])
+def test_a_small_cache_is_made_shown_verified_and_learned_from(lab: Lab, backend: str) -> None:
+    options = ["--quiet", *SMALL, "--set", f"cache.backend={backend}"]
+    assert lab.cache_teacher(*options).status == 0
+    cache = open_cache(lab.cache)
+    bits = cache.plan.about["targets"]["bits"]
+    assert sum(width * count for width, count in bits) == 24
+    assert cache.read_shared()["vectors"].shape == (257, sum(count for _, count in bits))
+    names = {field.name for field in cache.plan.fields if field.axis == "positions"}
+    assert names == {"classes", "logits", "range", "tail", "codes", "entropy"}
+    size = sum(field.entry_bytes for field in cache.plan.fields if field.axis == "positions")
+    assert size == 2 * 4 + 4 + 2 + 2 + 3 + 2
+    shown = run_cli("inspect", str(lab.cache))
+    assert shown.status == 0, shown.stderr
+    audit = run_cli("verify", str(lab.recipe), *options[1:], "--audit", "3", "--quiet")
+    assert audit.status == 0, audit.stderr
+    for temperature in (1.0, 2.0):
+        run = f"run.path=t{temperature:g}"
+        values = f"losses.0.temperature={temperature}"
+        trained = lab.train_student(*options, "--set", run, "--set", values)
+        assert trained.status == 0, trained.stderr
+    weighed = ("--set", "losses.0.weigh_by=confidence", "--set", "run.path=weighed")
+    assert lab.train_student(*options, *weighed).status == 0
+    losses = [lab.metrics(run)[0]["soft_targets"] for run in ("t1", "t2", "weighed")]
+    assert len(set(losses)) == 3
+
+
+def test_exact_temperatures_of_a_small_shape_are_refused(lab: Lab) -> None:
+    answer = lab.cache_teacher("--quiet", *SMALL, "--set", "targets.temperatures=[2.0]")
+    assert answer.status == 2
+    assert "targets.temperatures: of a small encoding the tail's mass is exact at T = 1" in (
+        answer.stderr
+    )
+
+
+@pytest.mark.parametrize("tail", [["--set", LOW_RANK], SMALL], ids=["even", "small"])
+def test_a_cache_goes_on_with_the_basis_it_has(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tail: list[str]
+) -> None:
+    options = ["--quiet", *tail]
     assert lab.cache_teacher(*options).status == 0
     whole = {path: path.read_bytes() for path in lab.cache.rglob("*") if path.is_file()}
     (lab.cache / "manifest.json").unlink()
@@ -311,12 +355,13 @@ SELECTIONS = {
 }
 
 
+@pytest.mark.parametrize("encoding", [[], ["--set", "targets.encoding=small"]], ids=["", "small"])
 @pytest.mark.parametrize("backend", ["zarr", "parquet"])
 @pytest.mark.parametrize("kind", sorted(SELECTIONS))
 def test_every_selection_is_cached_audited_inspected_and_learned_from(
-    lab: Lab, kind: str, backend: str
+    lab: Lab, kind: str, backend: str, encoding: list[str]
 ) -> None:
-    selection = ["--set", f"targets.selection={SELECTIONS[kind]}"]
+    selection = ["--set", f"targets.selection={SELECTIONS[kind]}", *encoding]
     options = ["--quiet", *selection, "--set", f"cache.backend={backend}"]
     assert lab.cache_teacher(*options).status == 0
     assert run_cli("verify", str(lab.cache), "--quiet").status == 0
