@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accepted, cache_teacher, measure, train_student
+from benchmarks import accepted, cache_teacher, measure, plot, size, train_student
 from benchmarks.measure import Figure, Options, interleave, ratios, report
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench"
@@ -85,9 +85,41 @@ def test_every_kind_of_cache_is_measured_against_the_bare_teacher() -> None:
 @pytest.mark.usefixtures("own_threads")
 def test_every_student_is_measured_against_its_hard_labels() -> None:
     figures = train_student.run(QUICK)
-    assert len(figures) == len(train_student.VARIANTS)
-    assert {(each.bar, each.unit, len(each.values)) for each in figures} == {(1.05, "x", 1)}
-    assert all("student" in each.what and "ms" in each.note for each in figures)
+    variants = [*train_student.VARIANTS, *train_student.TEXT_VARIANTS]
+    assert len(figures) == 2 * len(variants)
+    steps, waiting = figures[::2], figures[1::2]
+    assert {(each.bar, each.unit, len(each.values)) for each in steps} == {(1.05, "x", 1)}
+    assert all(each.what.endswith(name) for each, name in zip(steps, variants, strict=True))
+    assert all("ms" in each.note for each in steps)
+    assert {(each.bar, len(each.values)) for each in waiting} == {(0.01, 1)}
+    assert all(0 < each.median < 1 for each in waiting)
+
+
+def test_a_plot_is_drawn_of_ratios_and_of_bytes(tmp_path: Path) -> None:
+    plot.need_plots()
+    details = {"bytes": 24, "temperature": 1.0, "ours": 0.3, "others": 1.4}
+    figures = [
+        Figure("reading", [1.03, 1.2], "x", 1.05, "scripts/bench reading"),
+        Figure("KL", [0.2], "x", 0.5, "scripts/bench size", "", details),
+    ]
+    for kept in (figures, figures[:1], figures[1:]):
+        path = tmp_path / "plot.png"
+        plot.draw(path, [each.as_json() for each in kept])
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bytes_are_measured_against_a_uniform_tail_at_every_temperature() -> None:
+    figures = size.run(QUICK)
+    assert [(each.bar, each.details["temperature"]) for each in figures[:3]] == [
+        (0.5, 1.0),
+        (0.25, 2.0),
+        (0.25, 4.0),
+    ]
+    for each in figures:
+        assert each.median == each.details["ours"] / each.details["others"]
+        assert f"from {each.details['bytes']:g} bytes" in each.what
+    # More bytes are never worse.
+    assert all(more.median < less.median for less, more in zip(figures, figures[3:], strict=False))
 
 
 # What CI runs in its short form is not run again here.

@@ -66,7 +66,6 @@ def test_views_are_compared_with_fixed_targets_and_the_live_teacher(tmp_path: Pa
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     plot.draw_views(tmp_path / "views.png", [made(0, 0.04), made(1, 0.04)])
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
 

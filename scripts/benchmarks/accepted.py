@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 PLACE = Path(__file__).with_name("accepted.json")
-SUBJECTS = ("cache-teacher", "train-student", "losses", "features", "stream", "write", "startup")
+SUBJECTS = (
+    *("cache-teacher", "train-student", "losses", "features", "stream", "write", "size"),
+    "startup",
+)
 # Only ratios travel from machine to machine.
 RATIO = "x"
 WORST = 1.5

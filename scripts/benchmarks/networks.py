@@ -1,6 +1,6 @@
 """The networks that are timed, in plain torch; this file is copied beside the recipe."""
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def teacher(width: int = 16) -> nn.Module:
@@ -41,3 +41,22 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )
+
+
+class Language(nn.Module):
+    """A teacher of words that looks at one word: cheap, for students alone are timed on it."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(classes, width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Shapes: tokens (B, L); returns (B, L, classes)."""
+        logits: Tensor = self.head(self.embedding(tokens))
+        return logits
+
+
+def language_teacher() -> nn.Module:
+    """Shapes: (B, L) to (B, L, 8192)."""
+    return Language(8192, 32)

@@ -2,9 +2,12 @@
 
 Both go through the one training loop with a stream, in the same order, from equal weights. Windows
 are small, so that parts are read again in every epoch, as in a cache that does not fit one window.
+What a student waits for is the next batch, of samples and targets as they lie in the cache.
 """
 
+import re
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,19 +16,21 @@ import torch
 
 import stages.cache_teacher
 from benchmarks.measure import Figure, Options, interleave, ratios, say
-from benchmarks.setting import STUDENT_BATCH, setting
+from benchmarks.setting import setting
+from benchmarks.text_setting import text_setting
 from pipeline.compute import make_accelerator
 from pipeline.experiment import open_data, open_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.store import open_cache
-from pipeline.stream import Stream
+from pipeline.stream import Batch, Stream
 from pipeline.training.loop import Learner, Observers, Progress, Schedule, train
 from pipeline.training.match import weigh
 from pipeline.training.optimizer import make_optimizer
 
 COMMAND = "scripts/bench train-student"
-BAR = 1.05
+BAR, WAITING_BAR = 1.05, 0.01
 ROWS, QUICK_ROWS = 20_480, 300
+TEXT_ROWS, QUICK_TEXT_ROWS = 640, 16
 WINDOW_PARTS = 2
 # Of a round, which is an epoch: five steps each.
 TURNS = 32
@@ -46,6 +51,11 @@ VARIANTS: dict[str, tuple[list[str], int]] = {
     "tiny student, top-4 with tail": ([], TINY),
     "tiny student, all 10 classes": ([ALL], TINY),
 }
+# Of a language model with as many classes as words.
+TEXT_VARIANTS = {
+    "language student, top-32 with tail": [],
+    "the same, low-rank tail": ["targets.tail={kind='low_rank', rank=16}"],
+}
 HARD = [{"kind": "hard_labels", "weight": 1.0}]
 SILENT = Observers(
     log=lambda line: None,
@@ -57,12 +67,27 @@ SILENT = Observers(
 )
 
 
+class TimedStream(Stream):
+    """A stream that knows how long it was waited for."""
+
+    waited_s = 0.0
+
+    def forever(self) -> Generator[Batch]:
+        """Go through the epochs, and time what comes between batches."""
+        batches = super().forever()
+        while True:
+            started = time.perf_counter()
+            batch = next(batches)
+            self.waited_s += time.perf_counter() - started
+            yield batch
+
+
 @dataclass
 class Trainee:
     """A student on its way through a stream, turn by turn."""
 
     learner: Learner
-    stream: Stream
+    stream: "TimedStream"
 
     def step_for(self, steps: int) -> float:
         """Take steps and tell the seconds."""
@@ -78,47 +103,73 @@ def run(options: Options) -> list[Figure]:
     """Measure every variant."""
     torch.set_num_threads(options.threads)
     with setting(QUICK_ROWS if options.quick else ROWS) as recipe:
-        return [_measure(recipe, name, options) for name in VARIANTS]
+        images = [
+            figure
+            for name, (overrides, width) in VARIANTS.items()
+            for figure in _measure(recipe, name, overrides, {"width": width}, options)
+        ]
+    with text_setting(QUICK_TEXT_ROWS if options.quick else TEXT_ROWS) as recipe:
+        texts = [
+            figure
+            for name, overrides in TEXT_VARIANTS.items()
+            for figure in _measure(recipe, name, overrides, None, options)
+        ]
+    return images + texts
 
 
-def _measure(path: Path, name: str, options: Options) -> Figure:
+def _measure(
+    path: Path,
+    name: str,
+    overrides: list[str],
+    arguments: dict[str, int] | None,
+    options: Options,
+) -> list[Figure]:
     say(f"train-student: {name}")
     torch.manual_seed(0)  # two variants may share a cache, so the teacher must be the same
-    overrides, width = VARIANTS[name]
-    cache = path.parent / f"cache-{'-'.join(overrides)}".replace("'", "")
+    cache = path.parent / re.sub(r"\W+", "-", f"cache-{'-'.join(overrides)}")
     recipe = load_recipe(path, [*overrides, f"cache.path='{cache}'"])
     stages.cache_teacher.run(recipe, quiet=True)
-    ours = _trainee(recipe, width, from_cache=True)
-    baseline = _trainee(recipe, width, from_cache=False)
+    ours = _trainee(recipe, arguments, from_cache=True)
+    baseline = _trainee(recipe, arguments, from_cache=False)
     turns = min(TURNS, len(ours.stream))
     steps = len(ours.stream) // turns
-    rounds = interleave(
-        lambda: ours.step_for(steps), lambda: baseline.step_for(steps), options, turns
-    )
+    shares = list[float]()
+
+    def step() -> float:
+        ours.stream.waited_s = 0.0
+        seconds = ours.step_for(steps)
+        shares.append(ours.stream.waited_s / seconds)
+        return seconds
+
+    rounds = interleave(step, lambda: baseline.step_for(steps), options, turns)
     step_ms = 1000 * median(each[1] for pairs in rounds for each in pairs) / steps
-    return Figure(
-        f"train-student step / hard-label step: {name}",
-        ratios(rounds),
-        "x",
-        BAR,
-        COMMAND,
-        f"hard-label step {step_ms:.1f} ms at batch {STUDENT_BATCH}, {steps * turns} steps a round",
-    )
+    note = f"hard-label step {step_ms:.1f} ms, {steps * turns} steps a round"
+    waited = [
+        median(shares[start : start + turns])
+        for start in range(len(shares) - turns * len(rounds), len(shares), turns)
+    ]
+    what = f"train-student step / hard-label step: {name}"
+    return [
+        Figure(what, ratios(rounds), "x", BAR, COMMAND, note),
+        Figure(f"the same, waiting for batches: {name}", waited, "of all", WAITING_BAR, COMMAND),
+    ]
 
 
-def _trainee(recipe: Recipe, width: int, *, from_cache: bool) -> Trainee:
+def _trainee(recipe: Recipe, arguments: dict[str, int] | None, *, from_cache: bool) -> Trainee:
     assert recipe.student
     assert recipe.training
     losses = [loss.model_dump() for loss in recipe.losses]
     cache = open_cache(recipe.locate(recipe.cache.path)) if from_cache and recipe.cache else None
-    stream = Stream(
+    stream = TimedStream(
         open_data(recipe, recipe.training.data),
         cache,
         batch_size=recipe.training.batch_size,
         window_parts=WINDOW_PARTS,
     )
     torch.manual_seed(0)
-    model = recipe.student.model.model_copy(update={"arguments": {"width": width}})
+    model = recipe.student.model
+    if arguments:
+        model = model.model_copy(update={"arguments": arguments})
     network = open_model(recipe, model, where="student.model")
     accelerator = make_accelerator("float32", device=torch.device("cpu"))
     optimizer = make_optimizer(
