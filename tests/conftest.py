@@ -10,6 +10,12 @@ from laboratory import MODELS, RECIPE, ROWS, Lab, draw_samples, write_samples
 from nursery import Nursery
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, on which the small models of tests are not at home, from all but tests of one."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def lab_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the laboratory once; tests take copies."""
