@@ -1,6 +1,10 @@
-"""One batch as a student gets it, and how the pieces that it is made of come together."""
+"""One batch as a student gets it, and how the pieces that it is made of come together.
 
-from collections.abc import Mapping, Sequence
+It begins in host memory. What is compared with a student on another device goes there as narrow as
+it lies in a cache: what is copied, and widened here, would be three to six times as much.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,12 +27,13 @@ from pipeline.targets import (
 )
 
 Fields = dict[str, NDArray[np.generic]]
+Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Stored:
     """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
-    widen them. `statistics` are those that lie elsewhere, `asked` the names of all that are wanted.
+    widen them. `beside` are statistics that lie elsewhere, `asked` names all that are wanted.
 
     Shapes: fields, of `target_fields`, (P, ...).
     """
@@ -36,14 +41,43 @@ class Stored:
     spec: TargetSpec
     fields: Mapping[str, Tensor]
     basis: Basis | None
-    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
     asked: tuple[str, ...] = STATISTICS
 
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    @property
+    def class_count(self) -> int:
+        return self.spec.class_count
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Tensor]:
+        """Those that targets will have, computed if they do not lie there. Shapes: each (P,)."""
+        if not self.fields.keys() | self.beside.keys() >= set(self.asked):
+            return self.decode().statistics
+        found = {name: self.fields[name].float() for name in self.asked if name in self.fields}
+        return {**found, **self.beside}
+
     def decode(self) -> Targets:
-        """Widen them."""
-        arrays = {name: each.numpy() for name, each in self.fields.items()}
-        found = decode(self.spec, arrays, self.basis, self.asked)
-        return replace(found, statistics={**found.statistics, **self.statistics})
+        """Widen them, where they are."""
+        if self._device.type == "cpu":  # numpy widens faster, and copies what is used again
+            arrays = {name: each.numpy() for name, each in self.fields.items()}
+            found = decode(self.spec, arrays, self.basis, self.asked)
+        else:
+            basis = self.basis.to(self._device) if self.basis else None
+            found = decode(self.spec, self.fields, basis, self.asked)
+        return replace(found, statistics={**found.statistics, **self.beside})
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.fields.values())).device
+
+    def each(self, change: Change) -> "Stored":
+        """Change every tensor but the basis, which all batches share."""
+        fields = {name: change(tensor) for name, tensor in self.fields.items()}
+        beside = {name: change(tensor) for name, tensor in self.beside.items()}
+        return replace(self, fields=fields, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -67,7 +101,47 @@ class Batch:
     @cached_property
     def targets(self) -> Targets | Mixture | None:
         """The soft targets, over the P positions of the B rows; None where there are none."""
-        return self.made or (self.stored.decode() if self.stored else None)
+        return self.known.decode() if isinstance(self.known, Stored) else self.known
+
+    @property
+    def known(self) -> Stored | Targets | Mixture | None:
+        """The soft targets as they came: to count them, nothing must be widened."""
+        return self.stored if self.made is None else self.made
+
+    def compared_on(self, device: torch.device) -> "Batch":
+        """Move all that a student on a device is compared with; inputs stay where they are."""
+        if device.type == "cpu":
+            return self
+        # Not every device knows every width of integers, or may be left to copy by itself.
+        is_cuda = device.type == "cuda"
+        batch = self if is_cuda else replace(self, stored=None, made=self.targets)
+        made = None if batch.made is None else batch.made.to(device, non_blocking=is_cuda)
+        moved = batch._each(lambda tensor: tensor.to(device, non_blocking=is_cuda))
+        return replace(moved, made=made)
+
+    def pin_memory(self) -> "Batch":
+        """Copy it to memory that a GPU reads by itself, but for targets that were made already.
+
+        A DataLoader with `pin_memory=True` calls this.
+        """
+        return replace(self._each(torch.Tensor.pin_memory), inputs=self.inputs.pin_memory())
+
+    def _each(self, change: Change) -> "Batch":
+        labels, pseudo = self.labels, self.pseudo_labels
+        if isinstance(labels, MixedLabels):
+            mixed = (labels.first, labels.second, labels.share)
+            changed: Tensor | MixedLabels = MixedLabels(*map(change, mixed))
+        else:
+            changed = change(labels)
+        if pseudo is not None:
+            pseudo = PseudoLabels(change(pseudo.labels), change(pseudo.weights))
+        return replace(
+            self,
+            labels=changed,
+            stored=None if self.stored is None else self.stored.each(change),
+            features={name: change(tensor) for name, tensor in self.features.items()},
+            pseudo_labels=pseudo,
+        )
 
 
 def concatenate(gathered: Sequence[Fields]) -> Fields:

@@ -231,6 +231,9 @@ class Stream(IterableDataset[Batch]):
         yield from self._follow(chain(first, chain.from_iterable(later)))
 
     def _follow(self, source: Iterator[Numbered]) -> Generator[Batch]:
+        # Where this process computes on a GPU; a worker does not, and leaves it to its DataLoader.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
+            source = ((epoch, number, batch.pin_memory()) for epoch, number, batch in source)
         with closing(prefetch(source, self._ahead)) as ready:
             for epoch, number, batch in ready:
                 is_last = number + 1 == len(self)

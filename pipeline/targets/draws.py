@@ -49,11 +49,11 @@ def pack_draws(drawn: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return classes, kept, bits.to(drawn.device)
 
 
-def unpack_draws(kept: Tensor, bits: NDArray[np.generic]) -> Tensor:
+def unpack_draws(kept: Tensor, bits: Tensor) -> Tensor:
     """Repeat what was kept once. Shapes: kept (P, D), bits (P, ceil(D / 8)); returns (P, D)."""
-    is_new = np.unpackbits(bits.astype(np.uint8), axis=1, bitorder="little")[:, : kept.shape[1]]
-    place = torch.from_numpy(is_new).long().cumsum(1) - 1
-    return kept.gather(1, place)
+    draws = torch.arange(kept.shape[1], device=bits.device)
+    is_new = (bits[:, draws // 8] >> (draws % 8)) & 1  # (P, D)
+    return kept.gather(1, is_new.long().cumsum(1) - 1)
 
 
 def draw_classes(relative: Tensor, classes: Tensor, node: float, numbers: Tensor) -> Tensor:

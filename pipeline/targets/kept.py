@@ -19,6 +19,9 @@ from pipeline.targets.low_rank.steps import unpack_steps
 from pipeline.targets.rounding import unpack_logits
 from pipeline.targets.spec import RANGE_OF, STATISTICS, TargetSpec, derived
 
+# A field as it is stored: of files in an array, of a batch on its way to a device in a tensor.
+Field = NDArray[np.generic] | Tensor
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -112,19 +115,21 @@ _OVER_POSITIONS = (
 
 def decode(
     spec: TargetSpec,
-    arrays: Mapping[str, NDArray[np.generic]],
+    arrays: Mapping[str, Field],
     basis: Basis | None = None,
     statistics: Collection[str] = STATISTICS,
 ) -> Targets:
-    """Read the targets back from their fields; the arrays are copied, so they may be read-only.
+    """Read the targets back from their fields; arrays are copied, so they may be read-only.
 
     Without the basis of a low-rank tail its mass is all that is known of it. `statistics` are those
-    asked for, where they are in the arrays or follow from them.
+    asked for, where they are in the arrays or follow from them. Fields that are tensors are widened
+    on their device, where the basis must be too.
 
     Shapes: arrays of `target_fields`, (P, ...); statistics need not be there.
     """
-    nothing = np.empty((len(next(iter(arrays.values()))), 0), np.float16)
-    logits = _logits(arrays, "logits") if "logits" in arrays else _tensor(nothing).float()
+    first = _tensor(next(iter(arrays.values())))
+    nothing = first.new_empty((len(first), 0), dtype=torch.float16)
+    logits = _logits(arrays, "logits") if "logits" in arrays else nothing.float()
     tail = _tail(spec, arrays["tail"], logits) if spec.has_tail else None
     found = {name: _tensor(arrays[name]).float() for name in statistics if name in arrays}
     if wanted := [name for name in derived(spec) if name in statistics]:
@@ -147,15 +152,15 @@ def decode(
     )
 
 
-def _logits(arrays: Mapping[str, NDArray[np.generic]], name: str) -> Tensor:
+def _logits(arrays: Mapping[str, Field], name: str) -> Tensor:
     stored = _tensor(arrays[name])
     if stored.dtype != torch.uint8:
         return stored.float()
     return unpack_logits(stored, _tensor(arrays[RANGE_OF[name]]))
 
 
-def _of_draws(arrays: Mapping[str, NDArray[np.generic]], kept: Tensor) -> Tensor:
-    return unpack_draws(kept, arrays["drawn_new"]) if "drawn_new" in arrays else kept
+def _of_draws(arrays: Mapping[str, Field], kept: Tensor) -> Tensor:
+    return unpack_draws(kept, _tensor(arrays["drawn_new"])) if "drawn_new" in arrays else kept
 
 
 def _derive(logits: Tensor, tail: Tensor | None) -> dict[str, Tensor]:
@@ -167,15 +172,15 @@ def _derive(logits: Tensor, tail: Tensor | None) -> dict[str, Tensor]:
     return {"confidence": 1 / total, "margin": (1 - second.exp().sum(1)) / total}
 
 
-def _tail(spec: TargetSpec, array: NDArray[np.generic], logits: Tensor) -> Tensor:
+def _tail(spec: TargetSpec, array: Field, logits: Tensor) -> Tensor:
     tail = _tensor(array)
     nodes = spec.nodes[: tail.shape[1]]
     # Of 16 bits only in caches that say so by the dtype; older ones hold float32.
     return unpack_tail(tail, logits, nodes) if tail.dtype == torch.int16 else tail
 
 
-def _whole(array: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(array.astype(np.int64))
+def _whole(array: Field) -> Tensor:
+    return array.long() if isinstance(array, Tensor) else torch.from_numpy(array.astype(np.int64))
 
 
 def decode_basis(arrays: Mapping[str, NDArray[np.generic]], spec: TargetSpec) -> Basis:
@@ -192,6 +197,8 @@ def encode_basis(basis: Basis) -> dict[str, NDArray[np.generic]]:
     return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
 
 
-def _tensor(array: NDArray[np.generic]) -> Tensor:
+def _tensor(array: Field) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
     # torch warns about read-only memory; a copy of float16 costs less than numpy's own conversion.
     return torch.from_numpy(array.copy())

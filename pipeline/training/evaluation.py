@@ -34,9 +34,9 @@ def evaluate(
     for batch in batches:
         if not batch.ids:
             continue
-        output, start = network(batch.inputs.to(device)), 0
-        labels = _plain(batch.labels).to(device)
-        targets = batch.targets.to(device) if batch.targets else None
+        output, start = network(batch.inputs.to(device, non_blocking=True)), 0
+        there = batch.compared_on(device)
+        labels, targets = _plain(there.labels), there.targets
         for logits in output.blocks():
             places = slice(start, start + len(logits))
             said = targets[places] if targets else None

@@ -227,7 +227,7 @@ def _compare(
     """Ask the student about a batch; a rank that has no rows of it has nothing to add."""
     output = None
     if batch.ids:
-        output = learner.network(batch.inputs.to(learner.accelerator.device))
+        output = learner.network(batch.inputs.to(learner.accelerator.device, non_blocking=True))
     related = relate_batch(output, batch, losses, learner.ranks)
     if output is None:
         nothing = torch.zeros(len(losses))

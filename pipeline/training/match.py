@@ -73,7 +73,8 @@ def _pieces(batch: AnyBatch) -> tuple[Batch, ...]:
 
 
 def _count(batch: Batch, loss: WeightedLoss) -> float:
-    reference = _reference(batch, loss)
+    # In host memory and unwidened, so that nothing waits for a device.
+    reference = batch.known if loss.loss.needs == "targets" else _reference(batch, loss)
     return 0.0 if reference is None else float(loss.loss.count(reference, **loss.settings))
 
 
@@ -116,9 +117,9 @@ def match(
     """
     if isinstance(batch, Blended):
         return _match_blended(output, batch, losses, counts, apart=apart, related=related)
+    there = batch.compared_on(output.positions.device)
     asked = [
-        (each, _reference(batch, each).to(output.positions.device), count)
-        for each, count in zip(losses, counts, strict=True)
+        (each, _reference(there, each), count) for each, count in zip(losses, counts, strict=True)
     ]
     of_logits = [each for each in asked if each[0].loss.needs != "features"]
     groups = [[each] for each in of_logits] if apart else [of_logits] if of_logits else []

@@ -26,6 +26,29 @@ def test_top_k_decodes_to_what_was_kept() -> None:
     assert targets.tail.shape == (6, len(targets.nodes) + 2)
 
 
+SPECS = {
+    "all": TargetSpec("all", 300, 300),
+    "top_k": TargetSpec("top_k", 300, 4),
+    "top_p": TargetSpec("top_p", 300, 4, p=0.5),
+    "hybrid": TargetSpec("hybrid", 300, 4, draws=3),
+    "sampled": TargetSpec("sampled", 300, 0, draws=3),
+}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_fields_that_are_tensors_decode_alike(kind: str) -> None:
+    spec = SPECS[kind]
+    logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(1))
+    numbers = np.random.default_rng(0).random((6, 3)) if spec.draws else None
+    arrays = encode(spec, logits, numbers=numbers)
+    here = decode(spec, arrays)
+    there = decode(spec, {name: torch.from_numpy(array) for name, array in arrays.items()})
+    for name in ("logits", "classes", "tail", "count", "drawn", "drawn_logits", "top"):
+        one, other = getattr(here, name), getattr(there, name)
+        assert (one is None) == (other is None)
+        assert one is None or (one.dtype == other.dtype and torch.equal(one, other)), name
+
+
 def test_all_decodes_without_classes_or_tail() -> None:
     targets = make_targets("all")
     assert targets.classes is None

@@ -1,0 +1,88 @@
+"""What a batch is compared with goes to a device as narrow as it lies in a cache."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from pipeline.stream.batch import Batch, Stored, as_tensor
+from pipeline.targets import Targets, TargetSpec, encode
+
+POSITIONS = 6
+SPECS = {
+    "all": TargetSpec("all", 9, 9),
+    "top_k": TargetSpec("top_k", 300, 3),
+    "many": TargetSpec("top_k", 70_000, 3),
+    "top_p": TargetSpec("top_p", 300, 5, p=0.5),
+}
+
+
+def make_batch(kind: str = "top_k", asked: tuple[str, ...] = ()) -> Batch:
+    spec, generator = SPECS[kind], torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(POSITIONS, spec.class_count, generator=generator)
+    kept = {name: as_tensor(array) for name, array in encode(spec, logits).items()}
+    weights = {"pseudo_label": torch.rand(POSITIONS, generator=generator)}
+    stored = Stored(spec, kept, None, weights, asked)
+    ids = [f"s{row}" for row in range(POSITIONS)]
+    return Batch(ids, torch.zeros(POSITIONS, 1), torch.arange(POSITIONS), stored)
+
+
+def same(one: Targets, other: Targets) -> None:
+    for name in (each.name for each in fields(Targets)):
+        there, here = getattr(one, name), getattr(other, name)
+        if isinstance(here, torch.Tensor):
+            assert there.dtype == here.dtype
+            torch.testing.assert_close(there.cpu(), here, msg=name)
+        elif name != "statistics":
+            assert there == here
+    assert one.statistics.keys() == other.statistics.keys()
+    for name, here in other.statistics.items():
+        torch.testing.assert_close(one.statistics[name].cpu(), here)
+
+
+def test_what_is_known_of_targets_is_counted_before_they_are_widened() -> None:
+    batch = make_batch(asked=("entropy", "pseudo_label"))
+    assert isinstance(batch.known, Stored)
+    assert len(batch.known) == POSITIONS
+    assert batch.targets is not None
+    assert batch.known.statistics.keys() == {"entropy", "pseudo_label"}
+    for name, values in batch.known.statistics.items():
+        assert torch.equal(values, batch.targets.statistics[name])
+    assert batch.known.class_count == batch.targets.class_count
+
+
+def test_in_host_memory_nothing_moves() -> None:
+    batch = make_batch()
+    assert batch.compared_on(torch.device("cpu")) is batch
+
+
+def test_a_device_that_is_no_gpu_gets_targets_as_they_are_widened_here() -> None:
+    batch = make_batch()
+    moved = batch.compared_on(torch.device("meta"))
+    assert moved.stored is None
+    assert isinstance(moved.made, Targets)
+    assert moved.made.logits.device.type == "meta"
+    assert moved.labels.device.type == "meta"  # type: ignore[union-attr]
+    assert moved.inputs.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("pinned", [False, True], ids=["pageable", "pinned"])
+def test_targets_are_widened_on_a_gpu_as_they_are_here(kind: str, pinned: bool) -> None:
+    batch = make_batch(kind)
+    there = (batch.pin_memory() if pinned else batch).compared_on(torch.device("cuda"))
+    assert there.stored is not None
+    assert isinstance(there.targets, Targets)
+    assert isinstance(batch.targets, Targets)
+    assert there.targets.logits.device.type == "cuda"
+    same(there.targets, batch.targets)
+
+
+@pytest.mark.gpu
+def test_a_pinned_batch_says_the_same() -> None:
+    batch = replace(make_batch(), features={"f": torch.rand(POSITIONS, 2)})
+    pinned = batch.pin_memory()
+    assert pinned.inputs.is_pinned()
+    assert pinned.features["f"].is_pinned()
+    assert torch.equal(pinned.features["f"], batch.features["f"])
