@@ -15,6 +15,7 @@ from pipeline.compute.devices import (
 from pipeline.compute.memory import guard_memory, keep_freed_memory
 from pipeline.compute.ranks import Ranks, join_ranks, pick_rank_device
 from pipeline.compute.schedule import Done, ask_workers, map_workers
+from pipeline.compute.telling import tell_later
 from pipeline.compute.threads import map_threads
 from pipeline.compute.workers import Workers, open_workers
 
@@ -36,5 +37,6 @@ __all__ = [
     "pick_rank_device",
     "set_threads",
     "software_versions",
+    "tell_later",
     "use_deterministic_kernels",
 ]

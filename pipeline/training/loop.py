@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipeline.compute import Ranks
+from pipeline.compute import Ranks, tell_later
 from pipeline.errors import PipelineError
 from pipeline.models import Network, Tap
 from pipeline.stream import Blend, Stream
@@ -199,14 +199,15 @@ def _step(
     for number, batch in enumerate(batches):
         apart = measured and number == 0
         sums, terms = _compare(learner, batch, losses, counts, apart=apart)
-        for each, term in zip(losses, terms.tolist(), strict=True):
-            values[each.name] += term
-        _check_finite(values, batch, step)
+        told = tell_later(terms)
         if apart:
             norms = gradient_norms(sums, learner.network.model, learner.ranks)
             shares = _shares(losses, norms)
         if batch.ids:
             learner.accelerator.backward(reduce(add, sums))
+        for each, term in zip(losses, told(), strict=True):
+            values[each.name] += term
+        _check_finite(values, batch, step)
     values = _add_ranks(learner, values)
     if schedule.clip_norm is not None:
         learner.accelerator.clip_grad_norm_(learner.network.parameters(), schedule.clip_norm)
