@@ -51,17 +51,21 @@ class _Fused(torch.autograd.Function):
         values = torch.zeros(len(terms), dtype=exact, device=states.device)
         by_states, by_weight = torch.empty_like(states), torch.zeros_like(weight)
         by_bias = None if bias is None else torch.zeros_like(bias)
+        dtype = _product_dtype(weight)
+        narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         size = max(1, CHUNK_ELEMENTS // len(weight))
         for start in range(0, len(states), size):
             places = slice(start, min(start + size, len(states)))
-            logits = nn.functional.linear(states[places], weight, bias)  # (p, C)
+            asked = states[places].to(dtype)
+            logits = nn.functional.linear(asked, narrow, narrow_bias)  # (p, C)
             values += _replace_by_gradient(logits, start, terms)
-            # Under autocast the logits are narrower than what they were made of.
-            gradient = logits.to(weight.dtype)
-            by_states[places] = gradient.to(states.dtype) @ weight.to(states.dtype)
-            by_weight.addmm_(gradient.T, states[places].to(weight.dtype))
+            by_states[places] = logits @ narrow
+            if dtype == weight.dtype:
+                by_weight.addmm_(logits.T, asked)
+            else:  # chunks add up in the weight's own precision
+                by_weight += logits.T @ asked
             if by_bias is not None:
-                by_bias += gradient.sum(0)
+                by_bias += logits.sum(0, dtype=by_bias.dtype)
         ctx.save_for_backward(by_states, by_weight, by_bias)
         weights = values.new_tensor([weight for weight, _ in terms])
         ctx.mark_non_differentiable(values)
@@ -75,6 +79,13 @@ class _Fused(torch.autograd.Function):
             gradients = tuple(each if each is None else each * scale for each in gradients)
         by_states, by_weight, by_bias = gradients
         return by_states, by_weight, by_bias, None
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    """Say in what the products with a weight are made: under autocast narrower than it is."""
+    kind = weight.device.type
+    is_narrow = torch.is_autocast_enabled(kind) and weight.dtype == torch.float32
+    return torch.get_autocast_dtype(kind) if is_narrow else weight.dtype
 
 
 def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float, Term]]) -> Tensor:

@@ -170,7 +170,8 @@ class Network(nn.Module):
             states, positions = ask(self.model, self._parts, inputs, self.where)
             head = self._parts.head
             layer = head if isinstance(head, nn.Linear) else None
-            return Output(states, positions, lambda states: _widened(head(states)), layer)
+            ask_head = _as_precise(head, states.device.type)
+            return Output(states, positions, lambda states: _widened(ask_head(states)), layer)
         logits = self._logits(self._parts.body(self._normalise(inputs)), len(inputs))  # (B, C)
         positions = torch.ones(len(inputs), dtype=torch.int64, device=logits.device)
         return Output(_widened(logits), positions)
@@ -216,6 +217,19 @@ class Network(nn.Module):
             f"{self.where}: {type(self.model).__name__} answered with {came}; "
             f"allowed is {ALLOWED_ANSWERS}. Wrap the model so that it returns its logits."
         )
+
+
+def _as_precise(head: Callable[[Tensor], Tensor], kind: str) -> Callable[[Tensor], Tensor]:
+    """Let a head answer under the autocast of its network's pass, whenever it is asked."""
+    if not torch.is_autocast_enabled(kind):
+        return head
+    dtype = torch.get_autocast_dtype(kind)
+
+    def answer(states: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype):
+            return head(states)
+
+    return answer
 
 
 def prepare(inputs: NDArray[np.generic], device: torch.device) -> Tensor:

@@ -233,7 +233,9 @@ def _compare(
     if output is None:
         nothing = torch.zeros(len(losses))
         return list(nothing), nothing
-    return match(output, batch, losses, counts, apart=apart, related=related)
+    # A head of many classes is applied there, and is a part of the student.
+    with learner.accelerator.autocast():
+        return match(output, batch, losses, counts, apart=apart, related=related)
 
 
 def _add_ranks(learner: Learner, values: Metrics) -> Metrics:

@@ -216,7 +216,9 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[T
     alone = Related(output.features[loss.name], reference, 1.0)
     found = related.get(loss.name, alone)
     own = found.own if loss.weight else found.own.detach()  # or its projection would decay
-    term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
+    # Autocast is for the student: small differences of features would be lost.
+    with torch.autocast(own.device.type, enabled=False):
+        term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
     return loss.weight * term, term.detach()[None] * found.share
 
 

@@ -70,6 +70,16 @@ def test_packed_documents_do_not_see_each_other(kind: str) -> None:
     torch.testing.assert_close(packed.logits, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
+def test_logits_are_made_under_the_autocast_that_the_model_was_asked_under() -> None:
+    network = make("llama")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = network(rows([[3, 4, 5, 6, 7]]))
+        narrow = network._parts.head(output.states)
+    assert narrow.dtype == torch.bfloat16
+    assert torch.equal(output.logits, narrow.float())
+    assert torch.equal(torch.cat(list(output.blocks())), narrow.float())
+
+
 @pytest.mark.parametrize(("kind", "width"), [("llama", 16), ("gpt2", 16), ("gemma2", 40)])
 def test_logits_are_made_in_blocks_where_only_the_output_layer_makes_them(
     kind: str, width: int, monkeypatch: pytest.MonkeyPatch
