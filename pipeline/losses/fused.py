@@ -16,8 +16,9 @@ from pipeline.losses.average import at_least_float32
 from pipeline.losses.term import Term
 
 # Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
-# output layer's weights.
-CHUNK_ELEMENTS = 2**24
+# output layer's weights. A GPU wants few launches instead.
+CHUNK_ELEMENTS = {"cpu": 2**24}
+CHUNK_ELEMENTS_ELSEWHERE = 2**26
 # Logits that losses look at together: 2 MiB stay in a core's cache from one operation to the next.
 BLOCK_ELEMENTS = {"cpu": 2**19}
 
@@ -53,7 +54,8 @@ class _Fused(torch.autograd.Function):
         by_bias = None if bias is None else torch.zeros_like(bias)
         dtype = _product_dtype(weight)
         narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        size = max(1, CHUNK_ELEMENTS // len(weight))
+        elements = CHUNK_ELEMENTS.get(states.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+        size = max(1, elements // len(weight))
         for start in range(0, len(states), size):
             places = slice(start, min(start + size, len(states)))
             asked = states[places].to(dtype)

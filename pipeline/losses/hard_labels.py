@@ -41,8 +41,9 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
         return _mixed_term(labels, count)
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        if not places.start:  # all at once, for on a GPU each check waits for it
+            check_classes(labels, logits.shape[1])
         here = labels[places]
-        check_labels(logits, here)
         known = here != UNLABELLED
         at = here.clamp(min=0)[:, None]
         log_probs = logits.log_softmax(1)
@@ -95,7 +96,14 @@ def check_labels(student_logits: Tensor, labels: Tensor, loss: str = "hard_label
             f"{tuple(student_logits.shape)}, so {(len(student_logits),)} is needed. Give one "
             "label a position, -1 where there is none."
         )
-    class_count = student_logits.shape[1]
+    check_classes(labels, student_logits.shape[1], loss)
+
+
+def check_classes(labels: Tensor, class_count: int, loss: str = "hard_labels") -> None:
+    """Refuse labels that are not among so many classes. Shapes: labels (P,).
+
+    Raises: TargetError naming the first five.
+    """
     wrong = (labels >= class_count) | (labels < UNLABELLED)
     if bool(wrong.any()):
         raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))

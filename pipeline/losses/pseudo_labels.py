@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.average import share
-from pipeline.losses.hard_labels import UNLABELLED, check_labels
+from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels
 from pipeline.losses.term import Term, apply
 from pipeline.targets import PseudoLabels
 
@@ -34,8 +34,9 @@ def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None
     """Make the loss of some pseudo-labels, for logits that come later."""
 
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+        if not places.start:  # all at once, for on a GPU each check waits for it
+            check_classes(labels.labels, logits.shape[1], "pseudo_labels")
         here, weights = labels.labels[places], labels.weights[places].to(logits.dtype)
-        check_labels(logits, here, "pseudo_labels")
         weights = torch.where(here != UNLABELLED, weights, 0.0)
         at = here.clamp(min=0)[:, None]
         log_probs = logits.log_softmax(1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import TargetError
 from pipeline.losses import LOSSES, Term, fused_losses, soft_targets
 from pipeline.losses.fused import _Fused
 from pipeline.losses.hard_labels import hard_labels_term
@@ -31,7 +32,7 @@ KINDS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 8 positions, of 3 blocks each."""
-    monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", 8 * CLASSES)
+    monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", {"cpu": 8 * CLASSES})
     monkeypatch.setattr("pipeline.losses.fused.BLOCK_ELEMENTS", {"cpu": 3 * CLASSES})
 
 
@@ -130,6 +131,13 @@ def test_no_positions_cost_nothing() -> None:
     assert total.item() == 0
     assert values.tolist() == [0.0]
     assert not any(grad.any() for grad in grads(total, states, layer))
+
+
+def test_a_label_of_any_chunk_that_is_no_class_is_refused_by_its_position() -> None:
+    (states, layer), labels = student(bias=False), make_labels()
+    labels[-1] = CLASSES
+    with pytest.raises(TargetError, match=f"{CLASSES} at position {POSITIONS - 1};"):
+        fused_losses(states, layer, [(1.0, hard_labels_term(labels))])
 
 
 def test_autocast_computes_logits_in_half_precision_and_losses_in_full() -> None:

@@ -320,7 +320,7 @@ def test_the_value_of_draws_is_the_average_of_those_of_each_teacher() -> None:
 def test_fused_losses_are_those_of_whole_logits(
     kinds: tuple[dict[str, Any], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", 4 * CLASSES)
+    monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", {"cpu": 4 * CLASSES})
     monkeypatch.setattr("pipeline.losses.fused.BLOCK_ELEMENTS", {"cpu": 3 * CLASSES})
     layer, mixture = nn.Linear(4, CLASSES), mixed(*kinds, weights=(0.75, 0.25))
     states = draw(51, classes=4).float().requires_grad_()
