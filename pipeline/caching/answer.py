@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.caching.plan import Work
 from pipeline.compute import guard_memory
 from pipeline.errors import TargetError
-from pipeline.models import BLOCK_ELEMENTS, Output, prepare
+from pipeline.models import Output, block_elements, prepare
 from pipeline.samples import SampleBatch
 from pipeline.targets import encode, encode_features, find_bad_positions, uniforms
 
@@ -92,7 +92,7 @@ def _numbers(work: Work, asked: Sequence[Asked]) -> NDArray[np.float64] | None:
 
 def _blocks(work: Work, asked: Sequence[Asked]) -> Iterator[Tensor]:
     """Make logits, few positions together and many in blocks. Shapes: yields (some, C)."""
-    if count_elements(work, asked) > BLOCK_ELEMENTS:
+    if count_elements(work, asked) > block_elements(work.device):
         for each in asked:
             yield from each.output.blocks()
     else:

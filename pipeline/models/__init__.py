@@ -12,9 +12,9 @@ from pipeline.models.initialise import copy_layers
 from pipeline.models.language import context_of, vocabulary_of
 from pipeline.models.loading import load_network
 from pipeline.models.network import (
-    BLOCK_ELEMENTS,
     Network,
     Output,
+    block_elements,
     prepare,
     set_precision,
     split_output,
@@ -23,11 +23,11 @@ from pipeline.models.runs import read_reference, save_reference
 from pipeline.models.weights import load_weights, read_weights
 
 __all__ = [
-    "BLOCK_ELEMENTS",
     "Network",
     "Output",
     "Tap",
     "axis_of",
+    "block_elements",
     "context_of",
     "copy_layers",
     "load_network",

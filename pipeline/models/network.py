@@ -21,8 +21,9 @@ from pipeline.models.language import Parts, ask_masked_tokens, ask_next_tokens, 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tasks of language models; each asks for other tokens.
 ASK = {"next_token": ask_next_tokens, "masked_token": ask_masked_tokens}
-# Logits of many classes are made, and kept of, so many at a time: 64 MiB.
+# Logits of many classes are made, and kept of, so many at a time: 64 MiB. A GPU wants few launches.
 BLOCK_ELEMENTS = 2**24
+BLOCK_ELEMENTS_ELSEWHERE = 2**26
 ALLOWED_ANSWERS = (
     "a tensor of floats of shape (batch, classes), or an object or dict whose 'logits' are one"
 )
@@ -63,10 +64,15 @@ class Output:
         return count
 
     def blocks(self) -> Iterator[Tensor]:
-        """Make logits of some positions at a time. Shapes: yields (p, C), 64 MiB at most."""
-        size = max(1, BLOCK_ELEMENTS // self.class_count)
+        """Make logits of some positions at a time. Shapes: yields (p, C), `block_elements`."""
+        size = max(1, block_elements(self.states.device) // self.class_count)
         for start in range(0, len(self), size):
             yield self.head(self.states[start : start + size])
+
+
+def block_elements(device: torch.device) -> int:
+    """Say how many logits are made at a time."""
+    return BLOCK_ELEMENTS if device.type == "cpu" else BLOCK_ELEMENTS_ELSEWHERE
 
 
 def split_output(output: Output, rows: Sequence[int]) -> list[Output]:
