@@ -10,6 +10,7 @@ from pipeline.compute.devices import (
     pick_device,
     set_threads,
     software_versions,
+    use_any_kernels,
     use_deterministic_kernels,
 )
 from pipeline.compute.memory import guard_memory, keep_freed_memory
@@ -38,5 +39,6 @@ __all__ = [
     "set_threads",
     "software_versions",
     "tell_later",
+    "use_any_kernels",
     "use_deterministic_kernels",
 ]

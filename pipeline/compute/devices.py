@@ -67,6 +67,11 @@ def use_deterministic_kernels() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def use_any_kernels() -> None:
+    """Allow the fastest kernels again: some that a student needs have no deterministic version."""
+    torch.set_deterministic_debug_mode("default")
+
+
 def software_versions(also: Sequence[str] = ()) -> dict[str, str]:
     """List the versions of what can change the bytes of a cache, and of what is named besides."""
     found = {}

@@ -87,8 +87,6 @@ def _step(setup: Setup) -> list[float]:
     """Take four steps; gives the seconds of each."""
     training = setup.recipe.training
     assert training
-    # The teacher's kernels had to be deterministic; a student's need not be.
-    torch.set_deterministic_debug_mode("default")
     accelerator = make_accelerator(training.precision, device=setup.device)
     optimizer = make_optimizer(
         training.optimizer,

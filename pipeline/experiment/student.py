@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-from pipeline.compute import Ranks, keep_freed_memory, pick_rank_device, set_threads
+from pipeline.compute import (
+    Ranks,
+    keep_freed_memory,
+    pick_rank_device,
+    set_threads,
+    use_any_kernels,
+)
 from pipeline.errors import RecipeError, TargetError
 from pipeline.experiment.data import Joined, join_data
 from pipeline.experiment.features import find_taps, match_shapes
@@ -67,6 +73,7 @@ def open_student(recipe: Recipe, folder: Path, *, quiet: bool, ranks: Ranks | No
     assert recipe.student
     if training.threads:
         set_threads(training.threads)
+    use_any_kernels()  # this process may have asked a teacher before
     keep_freed_memory()
     device = pick_rank_device(training.device, ranks)
     asked = {"validation": recipe.validation, "test": recipe.test}

@@ -10,6 +10,7 @@ from pipeline.compute import (
     pick_device,
     set_threads,
     software_versions,
+    use_any_kernels,
     use_deterministic_kernels,
 )
 from pipeline.errors import PipelineError
@@ -72,6 +73,13 @@ def test_kernels_without_a_deterministic_version_raise() -> None:
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
         torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_student_may_use_any_kernel_again() -> None:
+    use_deterministic_kernels()
+    use_any_kernels()
+    torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
 
 
 def test_versions_are_of_what_can_change_the_bytes() -> None:
