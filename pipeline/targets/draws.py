@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.keyed import draw_uniform, view_key
+from pipeline.targets.drawing.places import find_places
 
 # Masks of the same view are drawn by another key.
 PURPOSE = b"targets"
@@ -64,13 +65,20 @@ def draw_classes(relative: Tensor, classes: Tensor, node: float, numbers: Tensor
     """
     left_out = relative.scatter(1, classes, -math.inf)
     left_out -= left_out.amax(1, keepdim=True)
-    # On the CPU, for no cumulative sum of CUDA gives the same bits each time, and in float64, for a
-    # class of 1e-7 would be lost in the sum of what comes before it.
-    ends = left_out.mul_(node).exp_().cpu().cumsum(1, dtype=torch.float64)  # (P, C)
-    # Nothing of no width can be hit, so a kept class is never drawn.
-    total = ends[:, -1:]
-    places = (numbers.to(ends.device) * total).minimum(total.nextafter(torch.zeros_like(total)))
-    drawn = torch.searchsorted(ends, places, right=True).to(relative.device)
+    widths = left_out.mul_(node).exp_()
+    drawn = (
+        _search(widths, numbers) if widths.device.type == "cpu" else find_places(widths, numbers)
+    )
     ordered = drawn.sort(1).values
     order = relative.gather(1, ordered).sort(dim=1, descending=True, stable=True).indices
     return ordered.gather(1, order)
+
+
+def _search(widths: Tensor, numbers: Tensor) -> Tensor:
+    """Do as `find_places`, by a cumulative sum. Shapes: (P, C) and (P, D); returns (P, D)."""
+    # In float64, for a class of 1e-7 would be lost in the sum of what comes before it.
+    ends = widths.cumsum(1, dtype=torch.float64)
+    # Nothing of no width can be hit, so a kept class is never drawn.
+    total = ends[:, -1:]
+    places = (numbers * total).minimum(total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(ends, places, right=True)

@@ -1,0 +1,1 @@
+"""Which class does a random number stand for?"""
