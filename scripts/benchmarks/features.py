@@ -4,9 +4,6 @@ The cache is written without a teacher, and read warm. The baseline, a plain num
 numpy.take into one buffer, has no epochs, samples, ids or checksums: it is the limit.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Figure, Options, interleave, ratios, say
+from benchmarks.own_memory import peak_mib, print_peak
 from pipeline.compute import keep_freed_memory, set_threads
 from pipeline.samples import Samples, content_digests, open_samples
 from pipeline.samples.arrays import ArraySamples
@@ -71,8 +69,8 @@ def run(options: Options) -> list[Figure]:
         say("features: memory")
         write_cache(folder / "fewer", rows // FEWER)
         peaks = interleave(
-            lambda: _peak_mib(folder / "cache"),
-            lambda: _peak_mib(folder / "fewer"),
+            lambda: peak_mib("features", str(folder / "cache")),
+            lambda: peak_mib("features", str(folder / "fewer")),
             options,
         )
         memory = Figure(
@@ -175,27 +173,7 @@ def _batches(rows: int, seed: int) -> Iterator[np.ndarray]:
         yield order[start : start + BATCH]
 
 
-def _peak_mib(folder: Path) -> float:
-    """Read two epochs in a process of its own, and ask for the most anonymous memory it had."""
-    code = f"from benchmarks.features import tell_peak; tell_peak({str(folder)!r})"
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=paths)
-    return float(ended.stdout)
-
-
 def tell_peak(folder: str) -> None:
-    """Print the peak, in MiB, looked at after every batch."""
-    keep_freed_memory()
-    stream, peak = open_stream(Path(folder), read_samples), 0
-    for _ in range(2):
-        for _ in stream:
-            peak = max(peak, _anonymous_kib())
-    print(peak / 1024)
-
-
-def _anonymous_kib() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1])
-    return 0
+    """Read two epochs, and print the peak."""
+    stream = open_stream(Path(folder), read_samples)
+    print_peak(batch for _ in range(2) for batch in stream)

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import lm_targets
 from benchmarks.measure import Figure, Options, interleave, ratios, say
+from benchmarks.own_memory import peak_mib, print_peak
 from pipeline.compute import keep_freed_memory, set_threads
 from pipeline.store import open_cache
 from pipeline.stream import Stream
@@ -20,7 +21,9 @@ from pipeline.stream import Stream
 COMMAND = "scripts/bench stream"
 # Times as long as the limit takes.
 BARS = {"none": 1 / 0.7, "lz4": 1 / 0.2}
-COLD_BAR, FIRST_BAR_S = 1 / 0.8, 0.5
+COLD_BAR, FIRST_BAR_S, MEMORY_BAR = 1 / 0.8, 0.5, 1.05
+# Of a cache of 1.1 GB, and of one of a tenth.
+LARGE_ROWS, SMALL_ROWS = 7_424, 742
 BATCH = 32
 READ_BYTES = 2**24
 
@@ -36,10 +39,11 @@ def run(options: Options) -> list[Figure]:
         for compression in BARS:
             lm_targets.write(folder / compression, rows, compression=compression)
         lm_targets.write_raw(folder / "none", folder / "raw")
-        return [
+        figures = [
             *(_warm(folder, compression, rows, options) for compression in BARS),
-            *_cold(folder / "none", rows, options),
+            _cold(folder / "none", rows, options),
         ]
+        return figures if options.quick else [*figures, *_large(folder, options)]
 
 
 def _warm(folder: Path, compression: str, rows: int, options: Options) -> Figure:
@@ -78,31 +82,46 @@ def _gather(raw: Path, rows: int, seed: int) -> float:
     return time.perf_counter() - started
 
 
-def _cold(cache: Path, rows: int, options: Options) -> list[Figure]:
+def _cold(cache: Path, rows: int, options: Options) -> Figure:
     """Measure with nothing of the cache in the system's memory."""
     say("stream: cold")
     files = sorted(path for path in cache.rglob("*") if path.is_file())
     needed = [path for path in files if path.parent.name in lm_targets.READ]
-    firsts = []
 
     def ours() -> float:
         _forget(files)
         started = time.perf_counter()
-        stream = iter(open_stream(cache, rows))
-        next(stream)
-        firsts.append(time.perf_counter() - started)
-        for batch in stream:
-            assert batch.stored is not None
+        epoch(open_stream(cache, rows))
         return time.perf_counter() - started
 
     rounds = interleave(ours, lambda: _read(needed), options)
     what = "the same, 'none', cold, with opening and checking / reading the files in a row"
-    warm = [_first(cache, rows) for _ in range(options.rounds)]
-    note = f"cold {min(firsts):.2f} to {max(firsts):.2f} s"
+    return Figure(what, ratios(rounds), "x", COLD_BAR, COMMAND)
+
+
+def _large(folder: Path, options: Options) -> list[Figure]:
+    """Measure what must not grow with a cache: the wait for its first batch, and memory."""
+    say("stream: 1.1 GB")
+    large, small = folder / "large", folder / "small"
+    lm_targets.write(large, LARGE_ROWS)
+    lm_targets.write(small, SMALL_ROWS)
+    size = LARGE_ROWS * lm_targets.POSITIONS * lm_targets.POSITION_BYTES
+    firsts = [_first(large, LARGE_ROWS) for _ in range(options.rounds)]
+    peaks = interleave(
+        lambda: peak_mib("stream", str(large), LARGE_ROWS),
+        lambda: peak_mib("stream", str(small), SMALL_ROWS),
+        options,
+    )
+    what = f"the first batch of {size / 1e9:.1f} GB of them, warm, with opening"
     return [
-        Figure(what, ratios(rounds), "x", COLD_BAR, COMMAND),
-        Figure("its first batch, warm, with opening", warm, "s", FIRST_BAR_S, COMMAND, note),
+        Figure(what, firsts, "s", FIRST_BAR_S, COMMAND),
+        Figure("memory of its own, 10x the rows / 1x", ratios(peaks), "x", MEMORY_BAR, COMMAND),
     ]
+
+
+def tell_peak(cache: str, rows: int) -> None:
+    """Read an epoch, and print the peak."""
+    print_peak(open_stream(Path(cache), rows))
 
 
 def _first(cache: Path, rows: int) -> float:

@@ -12,16 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks import lm_targets
 from benchmarks.lm_targets import PART_ROWS, POSITIONS, Arrays
 from benchmarks.measure import Figure, Options, interleave, ratios, say
 from pipeline.compute import keep_freed_memory, set_threads
+from pipeline.models import load_network, prepare
 from pipeline.store import commit_part
+from pipeline.targets import TargetSpec, encode
+from replication.language_tails import ASSETS
 
 COMMAND = "scripts/bench write"
 # 500,000 positions a second.
 BAR_US, RAW_BAR = 2.0, 4.0
+# Of the time that a language model takes for as many positions, %.
+SHARE_BAR, CHOOSING_BAR = 2.0, 20.0
 KINDS = (("zarr", "none"), ("zarr", "lz4"), ("parquet", "none"))
 
 
@@ -39,7 +45,55 @@ def run(options: Options) -> list[Figure]:
             ours = _committing(folder / "cache", backend, compression, arrays)
             rounds = interleave(ours, lambda: _write_raw(folder / "raw", arrays), options, turns=3)
             figures += _figures(f"{backend} {compression}", rounds, rows)
+        if not options.quick:
+            figures += _shares(folder / "cache", arrays, options)
     return figures
+
+
+def _shares(folder: Path, arrays: Arrays, options: Options) -> list[Figure]:
+    """Compare with SmolLM2, on as many threads as it is given; without it there is no figure."""
+    if not (ASSETS / "smollm2").is_dir():
+        say("write: no share of SmolLM2's time: `scripts/assets smollm2` first")
+        return []
+    set_threads(options.threads)
+    network = load_network("transformers", base=ASSETS, where="teacher", path="smollm2")
+    tokens = arrays["tokens"][:4].astype(np.int32)
+    inputs = np.stack([tokens, np.zeros_like(tokens)], 1)  # one document a row
+    commit = _committing(folder, "zarr", "none", arrays)
+    spec = TargetSpec("top_k", lm_targets.CLASSES, lm_targets.KEPT)
+    rows = len(arrays["tokens"])
+    kept, logits = [], list[torch.Tensor]()
+
+    def ask() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            logits[:] = list(network(prepare(inputs, torch.device("cpu"))).blocks())
+        return (time.perf_counter() - started) / sum(map(len, logits))
+
+    def keep() -> float:
+        started = time.perf_counter()
+        for block in logits:
+            encode(spec, block)
+        return (time.perf_counter() - started) / sum(map(len, logits))
+
+    written = interleave(lambda: commit() / (rows * POSITIONS), ask, options)
+    for _ in range(options.rounds):
+        kept.append([(keep(), ask())])
+    note = f"SmolLM2 takes {1e6 * written[0][0][1]:,.0f} us a position"
+    return [
+        Figure(
+            f"{what} / SmolLM2's time",
+            [100 * each for each in ratios(rounds)],
+            "%",
+            bar,
+            COMMAND,
+            note,
+        )
+        for what, rounds, bar in (
+            ("committing top-64", written, SHARE_BAR),
+            ("choosing and encoding top-64 with its tail", kept, CHOOSING_BAR),
+        )
+    ]
 
 
 def _figures(kind: str, rounds: list[list[tuple[float, float]]], rows: int) -> list[Figure]:

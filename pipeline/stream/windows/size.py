@@ -8,8 +8,9 @@ from pipeline.store import Cache, Field, Plan
 # Rows copied into memory: eight parts of them are enough for any shuffling, and not too many.
 COPIED_PARTS = 8
 # Rows that are gathered where they lie cost no memory but their places, so a cache of such a size
-# is shuffled as a whole. More would be more than a machine may keep in memory of a larger one.
-MAPPED_BYTES, MAPPED_ROWS = 2**30, 2**20
+# is shuffled as a whole. A larger window is more than a machine may keep in memory, and more than
+# is checked in half a second, which the first batch waits for.
+MAPPED_BYTES, MAPPED_ROWS = 3 * 2**28, 2**20
 # From so many bytes on a row is better gathered than copied first.
 LONG_ROW_BYTES = 1024
 # A field of a part that is larger lies in several files, and is copied.
