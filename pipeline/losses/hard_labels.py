@@ -46,10 +46,12 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
         here = labels[places]
         known = here != UNLABELLED
         at = here.clamp(min=0)[:, None]
-        log_probs = logits.log_softmax(1)
-        value = torch.where(known, -log_probs.gather(1, at)[:, 0], 0.0)
-        gradient = log_probs.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
-        return value, gradient.mul_(known[:, None])
+        # One exp a class: the sum follows from the class that is largest, and from its probability.
+        probs = logits.softmax(1)
+        below = logits.amax(1, keepdim=True) - logits.gather(1, at)
+        surprise = below.sub_(probs.amax(1, keepdim=True).log_())[:, 0]
+        gradient = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
+        return torch.where(known, surprise, 0.0), gradient.mul_(known[:, None])
 
     return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
 

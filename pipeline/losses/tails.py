@@ -114,13 +114,14 @@ def compare_bucket(
     if spare is not None:
         kept.masked_fill_(spare, LOWEST_LOGIT)
     rest = student.scatter_(1, classes, -math.inf)  # (P, C)
-    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
-    log_shares = rest.log_softmax(1)
-    log_rest = rest.amax(1, keepdim=True).sub_(log_shares.amax(1, keepdim=True))
+    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded. One exp a
+    # class: the sum follows from the class that is largest, and from its share.
+    shares = rest.softmax(1)
+    log_rest = rest.amax(1, keepdim=True).sub_(shares.amax(1, keepdim=True).log_())
     student = torch.cat([kept, log_rest], 1).log_softmax(1)
     value, of_kept = divergence(teacher.log_softmax(1), student)
     of_kept.div_(temperature)
-    gradient = log_shares.exp_().mul_(of_kept[:, k:])
+    gradient = shares.mul_(of_kept[:, k:])
     return value, gradient.scatter_add_(1, classes, of_kept[:, :k].to(gradient.dtype))
 
 
