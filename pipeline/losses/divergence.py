@@ -1,55 +1,90 @@
 """How far two distributions are apart, with the gradient written out.
 
-Each takes log-probabilities and gives a number a position with its derivative by the logits of
-the student. Knows neither targets nor temperatures.
+Each takes two distributions and gives a number a position with its derivative by the logits of
+the student. A distribution is made with one exp a class, which is what most of a loss costs. Knows
+neither targets nor temperatures.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-# Of log-probs of teacher and student (P, N), which may be overwritten: the divergence (P,), and its
-# derivative by the student's logits (P, N).
-Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Of fewer classes a further operation costs more than a further exp.
+FEW_CLASSES = 256
 
 
-def forward_kl(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Probs:
+    """A distribution; both may be overwritten. Shapes: (P, C) each. Units: log_probs in nats."""
+
+    probs: Tensor
+    log_probs: Tensor
+
+
+def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Give probabilities, and the logarithm of what exps were divided by.
+
+    It follows from the class that is largest, and from its probability.
+
+    Shapes: logits (P, C), finite but for minus infinity; returns (P, C) and (P, 1).
+    """
+    probs = logits.softmax(1)
+    return probs, logits.amax(1, keepdim=True).sub_(probs.amax(1, keepdim=True).log_())
+
+
+def normalise(logits: Tensor) -> Probs:
+    """Give probabilities and their logarithms; the logits may be overwritten."""
+    if logits.shape[1] < FEW_CLASSES:
+        log_probs = logits.log_softmax(1)
+        return Probs(log_probs.exp(), log_probs)
+    probs, log_sum = softmax(logits)
+    return Probs(probs, torch.sub(logits, log_sum, out=logits))
+
+
+# Of teacher and student (P, N), which may be overwritten: the divergence (P,), and its derivative
+# by the student's logits (P, N).
+Divergence = Callable[[Probs, Probs], tuple[Tensor, Tensor]]
+
+
+def forward_kl(teacher: Probs, student: Probs) -> tuple[Tensor, Tensor]:
     """KL(teacher || student); the gradient is q - p.
 
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, equation 2.
     """
-    probs = teacher.exp()
-    value = (teacher - student).mul_(probs).sum(1)  # as precise as the more precise of the two
-    return value, student.exp_().sub_(probs)
+    # As precise as the more precise of the two.
+    value = (teacher.log_probs - student.log_probs).mul_(teacher.probs).sum(1)
+    return value, student.probs.sub_(teacher.probs)
 
 
-def reverse_kl(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+def reverse_kl(teacher: Probs, student: Probs) -> tuple[Tensor, Tensor]:
     """KL(student || teacher): a student is punished for what the teacher would not say.
 
     Source: Gu et al. 2023, arXiv:2306.08543, section 2.
     """
-    return _through_probs(student, student - teacher)
+    return _through_probs(student, student.log_probs - teacher.log_probs)
 
 
-def jensen_shannon(teacher: Tensor, student: Tensor, *, beta: float) -> tuple[Tensor, Tensor]:
+def jensen_shannon(teacher: Probs, student: Probs, *, beta: float) -> tuple[Tensor, Tensor]:
     """beta KL(teacher || m) + (1 - beta) KL(student || m), where m = beta t + (1 - beta) s.
 
     Source: Agarwal et al. 2023, arXiv:2306.13649, equation 1.
     """
-    middle = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    of_teacher = (teacher.exp() * (teacher - middle)).sum(1)
-    of_student, gradient = _through_probs(student, student - middle)
+    middle = torch.logaddexp(
+        teacher.log_probs + math.log(beta), student.log_probs + math.log1p(-beta)
+    )
+    of_teacher = (teacher.probs * (teacher.log_probs - middle)).sum(1)
+    of_student, gradient = _through_probs(student, student.log_probs - middle)
     return beta * of_teacher + (1 - beta) * of_student, gradient.mul_(1 - beta)
 
 
-def _through_probs(student: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+def _through_probs(student: Probs, difference: Tensor) -> tuple[Tensor, Tensor]:
     """Average differences under the student; a softmax lets through what is above the average."""
-    probs = student.exp()
-    value = (probs * difference).sum(1)
-    return value, probs.mul_(difference - value[:, None])
+    value = (student.probs * difference).sum(1)
+    return value, (difference - value[:, None]).mul_(student.probs)
 
 
 DIVERGENCES: dict[str, Callable[[float], Divergence]] = {

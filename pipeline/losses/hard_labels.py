@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
+from pipeline.losses.divergence import softmax
 from pipeline.losses.term import Term, apply
 from pipeline.targets import MixedLabels
 
@@ -46,10 +47,8 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
         here = labels[places]
         known = here != UNLABELLED
         at = here.clamp(min=0)[:, None]
-        # One exp a class: the sum follows from the class that is largest, and from its probability.
-        probs = logits.softmax(1)
-        below = logits.amax(1, keepdim=True) - logits.gather(1, at)
-        surprise = below.sub_(probs.amax(1, keepdim=True).log_())[:, 0]
+        probs, log_sum = softmax(logits)
+        surprise = log_sum.sub_(logits.gather(1, at))[:, 0]
         gradient = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
         return torch.where(known, surprise, 0.0), gradient.mul_(known[:, None])
 

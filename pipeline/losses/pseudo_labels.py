@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.average import share
+from pipeline.losses.divergence import softmax
 from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels
 from pipeline.losses.term import Term, apply
 from pipeline.targets import PseudoLabels
@@ -39,9 +40,9 @@ def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None
         here, weights = labels.labels[places], labels.weights[places].to(logits.dtype)
         weights = torch.where(here != UNLABELLED, weights, 0.0)
         at = here.clamp(min=0)[:, None]
-        log_probs = logits.log_softmax(1)
-        value = -log_probs.gather(1, at)[:, 0] * weights
-        gradient = log_probs.exp_().scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
+        probs, log_sum = softmax(logits)
+        value = log_sum.sub_(logits.gather(1, at))[:, 0] * weights
+        gradient = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
         return value, gradient.mul_(weights[:, None])
 
     return Term(compare, share(count_pseudo(labels) if count is None else count), len(labels))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence
+from pipeline.losses.divergence import Divergence, normalise, softmax
 from pipeline.targets import (
     Targets,
     log_tail_sum,
@@ -114,20 +114,17 @@ def compare_bucket(
     if spare is not None:
         kept.masked_fill_(spare, LOWEST_LOGIT)
     rest = student.scatter_(1, classes, -math.inf)  # (P, C)
-    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded. One exp a
-    # class: the sum follows from the class that is largest, and from its share.
-    shares = rest.softmax(1)
-    log_rest = rest.amax(1, keepdim=True).sub_(shares.amax(1, keepdim=True).log_())
-    student = torch.cat([kept, log_rest], 1).log_softmax(1)
-    value, of_kept = divergence(teacher.log_softmax(1), student)
+    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
+    shares, log_rest = softmax(rest)
+    value, of_kept = divergence(normalise(teacher), normalise(torch.cat([kept, log_rest], 1)))
     of_kept.div_(temperature)
     gradient = shares.mul_(of_kept[:, k:])
     return value, gradient.scatter_add_(1, classes, of_kept[:, :k].to(gradient.dtype))
 
 
 def compare(teacher: Tensor, logits: Tensor, temperature: float, divergence: Divergence) -> Answer:
-    student = (logits / temperature).log_softmax(1)
-    value, gradient = divergence(teacher.log_softmax(1), student)
+    """Compare all classes; `teacher` may be overwritten. Shapes: teacher and logits (P, C)."""
+    value, gradient = divergence(normalise(teacher), normalise(logits / temperature))
     return value, gradient.div_(temperature).to(logits.dtype)
 
 
@@ -139,10 +136,11 @@ def compare_some(
     Shapes: logits (P, C); classes, weights and log_probs (P, E).
     """
     assert classes is not None
-    student = (logits / temperature).log_softmax(1)
-    value = (log_probs - student.gather(1, classes)).mul_(weights).sum(1)
+    student = logits / temperature
+    probs, log_sum = softmax(student)
+    value = (log_probs - student.gather(1, classes).sub_(log_sum)).mul_(weights).sum(1)
     weights = weights / temperature
-    gradient = student.exp_().mul_(weights.sum(1, keepdim=True))
+    gradient = probs.mul_(weights.sum(1, keepdim=True))
     return value, gradient.scatter_add_(1, classes, -weights.to(gradient.dtype))
 
 
