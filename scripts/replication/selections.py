@@ -1,4 +1,4 @@
-"""What to keep of a language model: students of every kind of target, at two temperatures.
+"""What to keep of a language model: students of every kind of target, at three temperatures.
 
 The teacher is SmolLM2-135M over its 16,384 commonest tokens of Shakespeare; what students are
 compared by is their divergence from all that it says of held-out plays.
@@ -7,7 +7,7 @@ compared by is their divergence from all that it says of held-out plays.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import median, stdev
 
 import torch
 
@@ -127,12 +127,13 @@ def report(rows: Iterable[Row]) -> Report:
     found = {(row.targets, row.temperature): row for row in rows}
     lost = {}
     for (name, temperature), row in found.items():
-        middle = mean(row.divergences)
+        # Of medians: now and then a student learns badly, whatever it is taught.
+        middle = median(row.divergences)
         spread = stdev(row.divergences) if len(row.divergences) > 1 else 0.0
-        lost[name, temperature] = middle / mean(found[FULL, temperature].divergences)
+        lost[name, temperature] = middle / median(found[FULL, temperature].divergences)
         table.append(
             f"{name:14} {temperature:>3g} {row.size_bytes:>7,} {middle:>7.4f} {spread:>6.4f} "
-            f"{lost[name, temperature]:>7.3f} {mean(row.perplexities):>10.2f}"
+            f"{lost[name, temperature]:>7.3f} {median(row.perplexities):>10.2f}"
         )
     bars = [
         Bar(
