@@ -21,17 +21,43 @@ from pipeline.store import (
     SampleTable,
     claim_part,
     commit_part,
+    encode_shared,
     find_faults,
     finish,
     open_cache,
     write_plan,
 )
-from pipeline.targets import TargetSpec, decode, encode, tail_mass, target_fields
+from pipeline.targets import (
+    Basis,
+    TargetSpec,
+    basis_fields,
+    decode,
+    decode_basis,
+    encode,
+    encode_basis,
+    low_rank_logits,
+    tail_mass,
+    target_fields,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 ROWS, CLASSES, KEPT = 7, 6, 2
 KINDS = {"v1-zarr-lz4": ("zarr", "lz4"), "v1-parquet-none": ("parquet", "none")}
 SPEC = TargetSpec("top_k", CLASSES, KEPT)
+# Caches that keep the shape of their tail, and what they say of two rows: probabilities at T = 2.
+RANK = TargetSpec("top_k", CLASSES, KEPT, rank=3)
+SMALL = TargetSpec("top_k", CLASSES, KEPT, (1.0,), 4, ((4, 1), (2, 1), (1, 2)), is_small=True)
+SHAPED = {"v1-rank-parquet-zstd": RANK, "v1-small-zarr-none": SMALL}
+SAYS = {
+    "v1-rank-parquet-zstd": {
+        0: [0.341321, 0.072147, 0.303041, 0.100691, 0.047921, 0.13488],
+        5: [0.070218, 0.027339, 0.100019, 0.341335, 0.136654, 0.324435],
+    },
+    "v1-small-zarr-none": {
+        0: [0.379161, 0.001054, 0.336616, 0.00075, 0.281757, 0.000662],
+        5: [0.007571, 0.312908, 0.004935, 0.343863, 0.003886, 0.326837],
+    },
+}
 Floats = NDArray[np.float64]
 
 
@@ -123,18 +149,54 @@ def test_tail_is_readable_from_the_document_alone(name: str, temperature: float)
     assert found == pytest.approx(torch.cat(ours).tolist(), abs=1e-6)
 
 
-def make_golden(folder: Path, backend: str, compression: str) -> None:
+@pytest.mark.parametrize("name", SHAPED)
+def test_golden_shapes_mean_what_they_meant(name: str) -> None:
+    assert find_faults(GOLDEN / name) == []
+    for row, probs in SAYS[name].items():
+        assert read_probs(name)[row].tolist() == pytest.approx(probs, abs=1e-5)
+
+
+def read_probs(name: str) -> torch.Tensor:
+    """Give what a cache with a shape says at T = 2. Shapes: returns (7, 6)."""
+    cache = open_cache(GOLDEN / name)
+    spec = TargetSpec.from_json(cache.plan.about["targets"])
+    assert spec == SHAPED[name]
+    basis = decode_basis(cache.read_shared(), spec)
+    parts = [decode(spec, cache.read_part(part), basis) for part in range(2)]
+    return torch.cat([low_rank_logits(targets, 2.0).softmax(1) for targets in parts])
+
+
+def make_basis(spec: TargetSpec) -> Basis:
+    """Make a basis that needs no random generator."""
+    row, column = np.mgrid[0:CLASSES, 0 : spec.rank]
+    vectors = torch.from_numpy(np.cos(1.0 + 3.0 * row + 2.0 * column)).half().float()
+    bias = torch.linspace(-1.0, 1.0, CLASSES)
+    return Basis(bias, torch.ones(CLASSES), vectors, spec.bits)
+
+
+def make_golden(
+    folder: Path, backend: str, compression: str, spec: TargetSpec, basis: Basis | None = None
+) -> None:
     """Write a golden cache of the present version."""
+    shared = None
+    if basis:
+        fields, arrays = basis_fields(spec), encode_basis(basis)
+        shared = encode_shared(fields, arrays, backend=backend, compression=compression)
     plan = Plan(
         rows=ROWS,
         rows_per_part=4,
         backend=backend,
         compression=compression,
-        fields=target_fields(SPEC),
+        fields=target_fields(spec),
         settings={"written by": "tests/test_golden.py"},
-        about={"targets": SPEC.to_json(), "class_names": None, "skipped": []},
+        about={
+            "targets": spec.to_json(),
+            "class_names": None,
+            "skipped": [],
+            **({"shared": shared.about} if shared else {}),
+        },
     )
-    write_plan(folder, plan)
+    write_plan(folder, plan, shared)
     for part in range(plan.part_count):
         rows = plan.part_range(part)
         logits = torch.from_numpy(teacher_logits()[rows.start : rows.stop])
@@ -146,10 +208,14 @@ def make_golden(folder: Path, backend: str, compression: str) -> None:
             positions=np.ones(len(rows), np.int32),
         )
         with claim_part(folder, part):
-            commit_part(folder, plan, part, table, encode(SPEC, logits), {})
+            commit_part(folder, plan, part, table, encode(spec, logits, basis), {})
     finish(folder, plan)
 
 
 if __name__ == "__main__":
     for name, (backend, compression) in KINDS.items():
-        make_golden(GOLDEN / name, backend, compression)
+        make_golden(GOLDEN / name, backend, compression, SPEC)
+    for name, spec in SHAPED.items():
+        backend, compression = name.split("-")[2:]
+        make_golden(GOLDEN / name, backend, compression, spec, make_basis(spec))
+        print(name, {row: read_probs(name)[row].tolist() for row in (0, 5)})
