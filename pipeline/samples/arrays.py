@@ -1,11 +1,13 @@
 """Arrays in files: `.npy` and `.npz` of NumPy, and the `idx` files of MNIST and its family.
 
 Plain files are read row by row with `pread`, so resident memory does not grow with them, as it
-would with a memory map; `.npz` members and gzipped `idx` files can only be held in memory whole.
+would with a memory map. Held in memory are labels and ids that are few bytes, `.npz` members and
+gzipped `idx` files, which cannot be read in part.
 Nothing is ever unpickled.
 """
 
 import gzip
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from pipeline.factories import did_you_mean
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+# Labels and ids of no more are read at once: a call for each of a batch takes five times as long.
+HELD_BYTES = 2**20
 
 
 class Rows(Protocol):
@@ -107,10 +111,18 @@ class ArraySamples:
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
     def _take(self, rows: Rows, places: NDArray[np.int64]) -> NDArray[Any]:
-        try:
-            return rows[places]
-        except OSError as error:
-            raise SampleError(f"{self.name}: {error}; restore the file") from error
+        return _read_rows(self.name, rows, places)
+
+
+def _read_rows(name: str, rows: Rows, places: NDArray[np.int64]) -> NDArray[Any]:
+    """Take some rows. Shapes: places (n,); returns (n, ...).
+
+    Raises: SampleError if their file cannot be read.
+    """
+    try:
+        return rows[places]
+    except OSError as error:
+        raise SampleError(f"{name}: {error}; restore the file") from error
 
 
 def open_arrays(
@@ -166,6 +178,7 @@ def open_idx(
 def _array_samples(
     name: str, rows: dict[str, Rows], class_names: Sequence[str] | None
 ) -> ArraySamples:
+    rows = {key: each if key == "inputs" else _hold(name, each) for key, each in rows.items()}
     inputs, labels, ids = rows["inputs"], rows.get("labels"), rows.get("ids")
     if inputs.dtype.kind not in "buif":
         raise SampleError(f"{name}.inputs: must be numbers; got {inputs.dtype}")
@@ -182,6 +195,13 @@ def _array_samples(
                 f"inputs; it must be ({inputs.shape[0]},)"
             )
     return ArraySamples(name, tuple(class_names) if class_names else None, inputs, labels, ids)
+
+
+def _hold(name: str, rows: Rows) -> Rows:
+    """Read rows at once where they are few bytes."""
+    if isinstance(rows, np.ndarray) or math.prod(rows.shape) * rows.dtype.itemsize > HELD_BYTES:
+        return rows
+    return _read_rows(name, rows, np.arange(rows.shape[0]))
 
 
 def _open_npy(where: str, path: Path) -> Rows:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from pipeline.errors import SampleError
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
 from pipeline.samples.text.documents import Document, Wanted, find_files, read_documents
 from pipeline.samples.text.tokenizer import Ids, Tokenizer, open_tokenizer
-from pipeline.samples.text.tokens import Maskable, Task, Tokens, token_row
+from pipeline.samples.text.tokens import Maskable, Task, Tokens, cut_row
 from pipeline.temporary import TemporaryArray
 
 # A piece of a document: where its tokens begin, how many there are, and which piece of which
@@ -62,7 +61,7 @@ class TextSamples:
         first = int(rows["first"][0])
         pieces = self.pieces.read(first, int(rows["first"][-1]) + 1)
         return [
-            self._id(pieces[place - first], count)
+            self._id(pieces[place - first].item(), count)
             for place, count in zip(rows["first"].tolist(), rows["count"].tolist(), strict=True)
         ]
 
@@ -79,21 +78,23 @@ class TextSamples:
         )
 
     def _read(self, index: int) -> tuple[str, NDArray[np.int32], int]:
-        row = self.rows.read(index, index + 1)[0]
-        first, count = int(row["first"]), int(row["count"])
+        first, count = self.rows.read(index, index + 1).item()
         pieces = self.pieces.read(first, first + count)
-        sample_id = self._id(pieces[0], count)
+        # A tuple in the order of PIECE, which Python reads faster than a row of an array.
+        leading = pieces[0].item()
+        sample_id = self._id(leading, count)
         if first in self.faults:
             raise SampleError(f"{self.name}: {sample_id} {self.faults[first]}")
+        start, label = leading[0], leading[-1]
         # The pieces of a row follow one another.
-        start, sizes = int(pieces["start"][0]), pieces["size"]
-        content = self.ids_text.read(start, start + int(sizes.sum()))
-        cut = np.split(content, np.cumsum(sizes)[:-1])
-        return sample_id, token_row(cut, self.length), int(pieces["label"][0])
+        sizes = pieces["size"].tolist()
+        content = self.ids_text.read(start, start + sum(sizes))
+        return sample_id, cut_row(content, sizes, self.length), label
 
-    def _id(self, piece: Any, count: int) -> str:
+    def _id(self, piece: tuple[int, ...], count: int) -> str:
+        _, _, file, document, number, _ = piece
         more = f"+{count - 1}" if count > 1 else ""
-        return f"{self.file_names[piece['file']]}:{piece['document'] + 1}#{piece['piece']}{more}"
+        return f"{self.file_names[file]}:{document + 1}#{number}{more}"
 
 
 @dataclass(frozen=True)

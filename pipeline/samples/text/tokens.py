@@ -99,13 +99,20 @@ def is_predicted(inputs: NDArray[Any]) -> NDArray[np.bool_]:
 
 def token_row(pieces: Sequence[NDArray[np.int32]], length: int) -> NDArray[np.int32]:
     """Lay pieces of documents side by side. Shapes: pieces of (n,); returns (2, length)."""
-    row = np.zeros((2, length), np.int32)
-    row[1] = PADDING
-    place = 0
-    for number, piece in enumerate(pieces):
-        row[0, place : place + len(piece)] = piece
-        row[1, place : place + len(piece)] = number
-        place += len(piece)
+    joined = np.concatenate([np.empty(0, np.int32), *pieces])
+    return cut_row(joined, [len(piece) for piece in pieces], length)
+
+
+def cut_row(content: NDArray[np.int32], sizes: Sequence[int], length: int) -> NDArray[np.int32]:
+    """Make a row of tokens that lie side by side already, of pieces of such sizes.
+
+    Shapes: content (sum of sizes,); returns (2, length).
+    """
+    row, filled = np.zeros((2, length), np.int32), len(content)
+    row[0, :filled] = content
+    row[1, filled:] = PADDING
+    if len(sizes) > 1:  # the first one is number 0
+        row[1, :filled] = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return row
 
 

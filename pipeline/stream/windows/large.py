@@ -148,16 +148,10 @@ def find_runs(
 
 def copy_runs(blocks: Blocks, runs: Sequence[Run], empty: Empty = np.empty) -> Array:
     """Copy runs of entries, one after the other. Shapes: returns (sum of counts, ...)."""
-    held = runs[0][0] if runs else 0
-    block = blocks.get(held)
-    made = empty((sum(count for _, _, count in runs), *block.shape[1:]), block.dtype)
-    at = 0
-    for number, start, count in runs:
-        if number != held:
-            block, held = blocks.get(number), number
-        made[at : at + count] = block[start : start + count]
-        at += count
-    return made
+    found = [blocks.get(number)[start : start + count] for number, start, count in runs]
+    found = found or [blocks.get(0)[:0]]
+    made = empty((sum(map(len, found)), *found[0].shape[1:]), found[0].dtype)
+    return np.concatenate(found, out=made)
 
 
 def _begin(blocks: Blocks, number: int) -> int:
