@@ -107,8 +107,11 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float
         for number, (weight, term) in enumerate(terms):
             value, gradient = term.rule(at_least_float32(block), places)
             values[number] += value.sum() * term.factor
-            gradient.mul_(term.factor * weight)
-            together = gradient if together is None else together.add_(gradient)
-        assert together is not None
-        block.copy_(together)
+            # The last one is written where the logits were, which nobody needs any more.
+            place = block if number == len(terms) - 1 else gradient
+            if together is None:
+                together = torch.mul(gradient, term.factor * weight, out=place)
+            else:
+                gradient.mul_(term.factor * weight)
+                together = torch.add(together, gradient, out=place)
     return values
