@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -195,6 +196,40 @@ def train_student(
         summary = stage.run(loaded, dry_run=dry_run, quiet=quiet, ranks=ranks)
     if ranks.is_first:
         _show(stage, summary, as_json)
+
+
+@pipeline.command()
+@recipe_options
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Compare another finished run, under this name. May be repeated.",
+)
+@output_options
+def evaluate(
+    recipe: str, overrides: tuple[str, ...], runs: tuple[str, ...], as_json: bool, quiet: bool
+) -> None:
+    """Compare a student with its teacher and other runs: quality, size, speed, calibration.
+
+    The table, all numbers and a model card are saved in the student's run. Speed is that of this
+    machine, with nothing else to do.
+
+    Example: pipeline evaluate data/recipes/digits.toml --run "hard labels=runs/digits-hard"
+    """
+    import stages.evaluate as stage
+    from pipeline.recipe import load_recipe
+
+    named = {name: Path(path) for name, path in map(_name_and_path, runs)}
+    _show(stage, stage.run(load_recipe(recipe, overrides), runs=named, quiet=quiet), as_json)
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise click.BadParameter(f"must be NAME=PATH; got {text!r}", param_hint="--run")
+    return name, path
 
 
 @pipeline.command()

@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "labelling": {"compute", "holding", "metrics", "temporary", "store", "targets"},
     "stream": {"labelling", "samples", "temporary", "store", "targets"},
     "training": {"compute", "holding", "losses", "metrics", "models", "stream", "targets"},
+    "card": {"compute", "losses", "models", "stream", "targets", "training"},
     "experiment": {
+        "card",
         "compute",
         "labelling",
         "losses",

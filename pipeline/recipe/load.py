@@ -135,6 +135,8 @@ def _cross_problems(written: Mapping[str, Any]) -> Iterable[str]:
             yield from _unknown_data(
                 datasets, f"{table}.data", _table(written, table).get("data", default)
             )
+    evaluate = _table(written, "evaluate")
+    yield from _unknown_data(datasets, "evaluate.data", evaluate.get("data"))
     yield from _generate_problems(written)
     yield from _compute_problems(written)
     yield from _source_problems(written)

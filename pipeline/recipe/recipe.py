@@ -22,7 +22,7 @@ from pipeline.recipe.schema import (
     Targets,
     Teacher,
 )
-from pipeline.recipe.training import Run, Test, Training, Validation
+from pipeline.recipe.training import Evaluate, Run, Test, Training, Validation
 from pipeline.recipe.views import Views
 
 Lines = Annotated[tuple[str, ...], Field(strict=False)]
@@ -84,6 +84,7 @@ class Recipe(Table):
     training: Training | None = None
     validation: Validation | None = None
     test: Test | None = None
+    evaluate: Evaluate | None = None
     run: Run | None = None
     compute: Annotated[Compute | None, Field(json_schema_extra=EXECUTION)] = None
 

@@ -15,6 +15,8 @@ from pipeline.recipe.schema import (
     Table,
 )
 
+Runs = Annotated[dict[str, Place], Field(json_schema_extra=LOCATION)]
+
 
 class TaughtBy(Table):
     """One of several caches that teach a student; weights are shares of their sum."""
@@ -105,6 +107,22 @@ class Test(Evaluation):
     """Evaluated once, with the best checkpoint, at the end."""
 
     data: str = "test"
+
+
+class Evaluate(Table):
+    """Which models are compared, on which held-out data, and how long they are timed.
+
+    Left out, `data` and `cache` are those of [test], or else of [validation]. `runs` are finished
+    runs beside that of [run], by the name that they have in the comparison.
+    """
+
+    data: str | None = None
+    cache: OptionalPlace = None
+    runs: Runs = {}  # noqa: RUF012  # pydantic copies it
+    batch_size: Positive = 64
+    rounds: Positive = 20
+    device: Device = "auto"
+    threads: Annotated[Positive | None, Field(json_schema_extra=EXECUTION)] = None
 
 
 class Run(Table):

@@ -71,7 +71,7 @@ def keep_metrics_until(folder: Path, step: int) -> None:
             break
         if document["step"] <= step:
             kept.append(line)
-    _replace(path, "".join(f"{line}\n" for line in kept))
+    replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def append_metrics(folder: Path, document: Mapping[str, Any]) -> None:
@@ -97,7 +97,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def replace_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document so that it appears whole or not at all."""
-    _replace(path, json.dumps(document, indent=2) + "\n")
+    replace_text(path, json.dumps(document, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a text so that it appears whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -29,6 +29,7 @@ LEFT_OUT = {
     *(("TaughtBy", "cache"), ("Training", "teachers"), ("Training", "sources")),
     *(("Source", "cache"), ("Source", "pseudo_labels"), ("Generate", "path")),
     *(("Labelling", name) for name in ("path", "cache", "labelled_cache", "show", "threads")),
+    *(("Evaluate", name) for name in ("cache", "runs", "device", "threads")),
     *(("Evaluation", "cache"), ("Validation", "cache"), ("Test", "cache")),
     *(("Training", name) for name in ("checkpoint_every", "log_every", "device", "threads")),
 }
