@@ -72,7 +72,9 @@ def dry_run_option(what: str) -> Callable[[Command], Command]:
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @output_options
 def init(template: str | None, force: bool, as_json: bool, quiet: bool) -> None:
-    """Write a commented starter recipe into this folder. Without TEMPLATE, list the starters.
+    """Write commented starter recipes into this folder, with small data that they run on.
+
+    Without TEMPLATE, list the starters.
 
     Example: pipeline init images
     """

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "termination": set(),
     "compute": set(),
     "samples": {"factories", "keyed", "temporary"},
+    "starters": {"samples"},
     "models": {"factories"},
     "store": set(),
     "targets": {"keyed", "store.fields"},

@@ -102,8 +102,12 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
         check=True,
     )
     assert ended.stdout == (
-        "wrote arrays.toml, models.py\n"
-        "edit arrays.toml, then: pipeline cache-teacher arrays.toml --dry-run\n"
+        "wrote arrays.toml, arrays-teacher.toml, models.py, sample/\n"
+        "it runs as it is, on the data in sample/:\n"
+        "  pipeline train-student arrays-teacher.toml\n"
+        "  pipeline cache-teacher arrays.toml\n"
+        "  pipeline train-student arrays.toml\n"
+        "  pipeline evaluate arrays.toml\n"
     )
 
 
@@ -142,10 +146,11 @@ def test_a_starter_is_not_written_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.name for path in tmp_path.iterdir()] == ["models.py"]
     assert run_cli("init", "images", "--force").status == 0
     assert (tmp_path / "models.py").read_text() != "mine"
+    assert run_cli("init", "arrays").status == 0  # whose models.py is the very one
     answer = run_cli("init", "image")
     assert answer.stderr == (
-        "error: init: there is no template 'image'; "
-        "allowed are arrays, images, text, transformers\n"
+        "error: init: there is no template 'image'; allowed are arrays, images, pseudo-labels, "
+        "text, transformers; did you mean 'images'?\n"
     )
 
 

@@ -13,7 +13,7 @@ from pipeline.recipe.training import Evaluation
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "data/recipes").glob("*.toml"))
-TEMPLATES = sorted((ROOT / "pipeline/recipe/templates").glob("*.toml"))
+TEMPLATES = sorted((ROOT / "pipeline/starters/templates").glob("*/*.toml"))
 # These only hand on what their kinds share.
 SHARED = {table.__name__ for table in (Dataset, Images, Evaluation, OfFeatures)}
 SCHEMA = recipe_schema()
