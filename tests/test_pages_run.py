@@ -37,8 +37,8 @@ def named_recipes(words: list[str]) -> list[str]:
     return [Path(word).stem for word in words if word.endswith(".toml")]
 
 
-def cut_short(recipe: Recipe, stage: str) -> list[str]:
-    """Say what makes a recipe quick: a few steps, over little data."""
+def few_rows(recipe: Recipe) -> list[str]:
+    """Say what leaves little of a recipe's data."""
     sets = []
     for name, table in recipe.data.items():
         most = MOST_ROWS.get(table.kind)
@@ -48,6 +48,12 @@ def cut_short(recipe: Recipe, stage: str) -> list[str]:
             sets.append(f"data.{name}.subset={{count={most}}}")
         elif (table.subset.count or most + 1) > most:
             sets.append(f"data.{name}.subset.count={most}")
+    return sets
+
+
+def cut_short(recipe: Recipe, stage: str) -> list[str]:
+    """Say what makes a recipe quick: a few steps, over little data."""
+    sets = few_rows(recipe)
     if recipe.training:
         sets += ["training.warmup_steps=0", "training.log_every=1"]
         if recipe.training.steps:
