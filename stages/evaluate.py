@@ -116,7 +116,7 @@ def _conditions(contest: Contest, rows: int, speeds: Mapping[str, Speed]) -> dic
         "device": device_kind(contest.device),
         "threads": torch.get_num_threads(),
         "batch_size": rows,
-        "rounds": max(len(each.one_s) for each in speeds.values()),
+        "rounds": sorted({len(each.one_s) for each in speeds.values()}),
         "warm_up": WARM_UP,
         **software_versions(),
     }

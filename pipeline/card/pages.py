@@ -114,11 +114,13 @@ def as_text(document: Document) -> str:
 def conditions(document: Document) -> list[str]:
     """Say what the numbers stand on, a sentence a line."""
     data, made = document["data"], document["conditions"]
+    # Of a slow model fewer.
+    rounds = " or ".join(map(str, made["rounds"]))
     threads = f"{made['threads']} thread{'s' if made['threads'] != 1 else ''}"
     lines = [
         f"Quality on data.{data['name']}: {data['rows']:,} rows, {data['positions']:,} positions; "
         f"the teacher's answers {data['answers']}.",
-        f"Speed on {made['device']}, {threads}, torch {made['torch']}: medians of {made['rounds']} "
+        f"Speed on {made['device']}, {threads}, torch {made['torch']}: medians of {rounds} "
         f"rounds in turns after {made['warm_up']} passes of warmth; throughput in batches of "
         f"{made['batch_size']}.",
     ]

@@ -38,7 +38,7 @@ REST: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
         "torch": "2",
-        "rounds": 3,
+        "rounds": [3, 20],
         "warm_up": 3,
         "batch_size": 8,
     },
@@ -112,6 +112,7 @@ def test_a_table_has_no_column_that_is_empty() -> None:
     assert "perplexity" not in header
     assert "accepted" not in header
     assert "3.00 (2.00-10.00)" in text
+    assert "medians of 3 or 20 rounds" in text
     assert text.endswith("Note: the sun shone.")
 
 
