@@ -151,7 +151,9 @@ def test_keys_are_told_apart() -> None:
 @pytest.mark.parametrize("page", FOR_USERS)
 def test_a_page_names_no_key_that_is_not_there(page: str) -> None:
     tops = "|".join(SCHEMA["properties"])
-    named = set(re.findall(rf"`((?:{tops})(?:\.[a-z_0-9]+)+)(?: = [^`]*)?`", TEXT[page]))
+    shown = rf"`((?:{tops})(?:\.[a-z_0-9]+)+)(?: = [^`]*)?`"
+    # There a name with a dot is Python's.
+    named = set(re.findall(shown, TEXT[page]) if page != "pipeline/guide/own-loop.md" else ())
     named |= set(re.findall(r"--set\s+'?([a-z_][\w.-]*)=", TEXT[page]))
     for block in blocks(page, "toml"):
         named |= set(written_keys(tomllib.loads(block)))
@@ -185,6 +187,17 @@ def test_every_page_of_the_guide_is_linked_from_the_readme(page: str) -> None:
     assert f"]({page})" in README
 
 
+def check_command(words: list[str]) -> None:
+    """Parse a command of ours as it would, and its recipe with what is set, where that is there."""
+    with click.Context(pipeline) as context:
+        parsed = (
+            pipeline.commands[words[0]].make_context(words[0], words[1:], parent=context).params
+        )
+    recipe = parsed.get("recipe") or parsed.get("target") or ""
+    if (ROOT / recipe).is_file():
+        load_recipe(ROOT / recipe, parsed["overrides"])
+
+
 @pytest.mark.parametrize("line", shell_lines())
 def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str) -> None:
     words = shlex.split(line, comments=True)
@@ -195,20 +208,34 @@ def test_a_line_to_type_is_a_command_that_parses_and_files_that_exist(line: str)
     if words[0] == "source":
         assert words[1] == ".venv/bin/activate"  # which scripts/install makes
     elif words[0] == "pipeline":
-        command = pipeline.commands[words[1]]
-        with click.Context(pipeline) as context:
-            command.make_context(words[1], words[2:], parent=context)
+        check_command(words[1:])
     else:
         assert os.access(ROOT / words[0], os.X_OK)
     recipes = [word for word in words if word.endswith(".toml")]
     assert all((ROOT / word).is_file() for word in recipes)
 
 
+# What a block may run, made harmless.
+STAND_INS = """
+pipeline() { printf "%q " "$@"; echo; }
+pip() { [ "$1" = install ]; }
+torchrun() { while [ "$1" != pipeline ]; do shift; done; "$@"; }
+"""
+
+
 def commands_of(block: str) -> list[list[str]]:
     """Let a shell go through a block; gives the words of the commands of ours that it runs."""
-    shown = 'pipeline() { printf "%s\\n" "$*"; }\n' + block
+    shown = f"{STAND_INS}\n{block}"
     said = subprocess.run(["bash", "-euc", shown], capture_output=True, text=True, check=True)
-    return [line.split() for line in said.stdout.splitlines()]
+    return [shlex.split(line) for line in said.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("block", users_blocks("sh"), ids=lambda block: block.splitlines()[0][:40])
+def test_a_shell_goes_through_a_block_and_its_commands_parse(block: str) -> None:
+    commands = commands_of(block)
+    assert commands
+    for words in commands:
+        check_command(words)
 
 
 def test_what_is_shown_of_object_stores_is_of_a_recipe() -> None:
