@@ -1,4 +1,4 @@
-"""That `scripts/bench` measures and prints what the README pastes; never how fast anything is."""
+"""That `scripts/bench` measures and prints what measured.md pastes; never how fast anything is."""
 
 import json
 import subprocess

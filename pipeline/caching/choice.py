@@ -9,7 +9,7 @@ from pipeline.recipe.schema import LowRank
 from pipeline.targets import TargetSpec, nodes_with
 
 # From so many classes on a tail keeps its shape unless the recipe says otherwise: what few classes
-# leave out is then most of what a teacher says (README, `scripts/replicate selections`).
+# leave out is then most of what a teacher says (pipeline/guide/measured.md).
 MANY_CLASSES = 4096
 
 

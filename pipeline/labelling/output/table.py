@@ -1,7 +1,7 @@
 """The table of pseudo-labels: one Parquet file, a row for every row of the cache, in its order.
 
-It opens in any tool that reads Parquet; what the columns mean is in README.md. Written a row group
-at a time under another name, so a table that has its name is whole.
+It opens in any tool that reads Parquet; guide/pseudo-labels.md says what the columns mean.
+Written a row group at a time under another name, so a table that has its name is whole.
 """
 
 import hashlib
