@@ -15,7 +15,7 @@ from laboratory import run_cli
 from torch.distributed.run import get_args_parser
 
 from pipeline.cli import pipeline
-from pipeline.recipe import load_recipe, recipe_schema
+from pipeline.recipe import load_recipe, recipe_schema, require_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -315,6 +315,13 @@ def test_an_example_runs_as_it_is_printed(
     there: dict[str, Any] = {"__name__": "example"}
     exec(compile(EXAMPLES[name], f"README.md, {name}", "exec"), there)
     assert math.isfinite(float(there["loss"].detach()))
+
+
+def test_the_recipe_of_a_given_cache_is_whole(tmp_path: Path) -> None:
+    (block,) = blocks("pipeline/guide/faq.md", "toml")
+    recipe = tmp_path / "given.toml"
+    recipe.write_text(block, encoding="utf-8")
+    require_tables(load_recipe(recipe), "train-student", "student", "losses", "training", "run")
 
 
 def test_a_cache_is_read_without_this_project(
