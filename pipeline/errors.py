@@ -18,7 +18,7 @@ Anything else that escapes is our bug and shows its traceback.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 
 class PipelineError(Exception):
@@ -79,6 +79,14 @@ class ToldElsewhere(PipelineError):
 
 
 SHOWN_DIFFERENCES = 8
+GUIDE = "pipeline/guide"
+Failure = TypeVar("Failure", bound=PipelineError)
+
+
+def see(error: Failure, page: str) -> Failure:
+    """Point to the page of the guide that says more; `page` may go on with a heading's anchor."""
+    error.add_note(f"see {GUIDE}/{page}")
+    return error
 
 
 def list_differences(*pairs: tuple[object, object]) -> list[str]:

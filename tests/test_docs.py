@@ -340,3 +340,13 @@ def test_every_example_has_a_name_of_its_own() -> None:
     found = blocks("README.md", "python")
     assert len(EXAMPLES) == len(found) > 0
     assert all(block.startswith("# example: ") for block in found)
+
+
+def test_errors_point_to_pages_that_are_there() -> None:
+    named = [
+        page
+        for path in (ROOT / "pipeline").rglob("*.py")
+        for page in re.findall(r'\bsee\(.*?, "([\w-]+\.md[^"]*)"', path.read_text(), re.DOTALL)
+    ]
+    assert len(named) > 5
+    assert [page for page in named if not leads_somewhere("pipeline/guide/faq.md", page)] == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import FingerprintMismatch, SampleError, list_differences
+from pipeline.errors import FingerprintMismatch, SampleError, list_differences, see
 from pipeline.experiment.caches import open_named
 from pipeline.labelling import PseudoLabelTable, open_table
 from pipeline.progress import progress, say
@@ -285,11 +285,12 @@ def _check_views(recipe: Recipe, name: str, samples: Samples, cache: Cache) -> N
     if there == here or are_masks[0] != are_masks[1]:
         return  # whether the data asks for masked tokens is another question
     if there is None:
-        raise FingerprintMismatch(
+        error = FingerprintMismatch(
             f"{cache.path}: its teacher saw the samples as they are, and the recipe has [views] of "
             "them. Cache again, leave [views] out, or set training.views = 'fresh' if the student "
             "alone is to see them."
         )
+        raise see(error, "data-and-teachers.md#views-the-student-sees-what-the-teacher-saw")
     lines = list_differences(({"views": _chosen(there)}, {"views": _chosen(here)}))
     if lines:
         head = f"{cache.path}: this cache holds other views than the recipe asks for"
@@ -324,8 +325,9 @@ def _check_tokenizer(cache: Cache, samples: Samples) -> None:
     here = tokens.tokenizer_digest if tokens else None
     if there != here:
         described = [f"{each[:16]}" if each else "none" for each in (there, here)]
-        raise SampleError(
+        error = SampleError(
             f"{samples.name}: its tokenizer is another than that of {cache.path}: there "
             f"{described[0]}, here {described[1]}. Token ids mean something else, so the targets "
             "cannot be used. Give the data the tokenizer that the teacher saw."
         )
+        raise see(error, "faq.md#what-if-i-name-the-wrong-tokenizer")

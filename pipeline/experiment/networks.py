@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.compute import guard_memory
-from pipeline.errors import ModelError, PipelineError, RecipeError, SampleError
+from pipeline.errors import ModelError, PipelineError, RecipeError, SampleError, see
 from pipeline.models import (
     Network,
     context_of,
@@ -100,11 +100,12 @@ def count_classes(network: Network, samples: Samples, device: torch.device, *, w
     # The user's own network may raise anything at all; most often, data of another shape.
     except Exception as error:
         shape = " x ".join(map(str, inputs.shape[1:]))
-        raise ModelError(
+        failure = ModelError(
             f"{whose}.model: failed on a sample of {samples.name}, which is {shape} "
             f"{inputs.dtype.name}: {type(error).__name__}: {error}. Give it data of the shape it "
             "takes, or mend the model."
-        ) from error
+        )
+        raise see(failure, "data-and-teachers.md#models") from error
 
 
 def first_readable(samples: Samples) -> SampleBatch:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import TargetError
+from pipeline.errors import TargetError, see
 from pipeline.labelling.answers import Answers, confidence
 from pipeline.labelling.bounds import Promise, fewest, find_widest
 from pipeline.labelling.calibration import Judged
@@ -72,11 +72,12 @@ def _promise(
 ) -> Limits:
     """Keep the widest set that is as precise as promised, over all classes or in each of them."""
     if judged is None:
-        raise TargetError(
+        error = TargetError(
             f"{where}: 'precision' is measured on labelled samples, and pseudo_labels has no "
             "labelled_cache. Cache labelled data that the teacher was not trained on, and name it "
             "there; or use the rule 'threshold'."
         )
+        raise see(error, "pseudo-labels.md")
     # The lower end of an interval of that confidence, which leaves out as much on its other side.
     precision, risk = settings["at_least"], (1 - settings["confidence"]) / 2
     classes = range(len(limits.doubts)) if settings["every_class"] else [None]

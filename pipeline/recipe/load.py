@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, see
 from pipeline.recipe.losses import FROM_CACHE
 from pipeline.recipe.problems import describe, near_miss
 from pipeline.recipe.recipe import Recipe
@@ -33,7 +33,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problems += describe(error, written, recipe_schema())
     problems += list(_cross_problems(written))
     if problems:
-        raise RecipeError(file.name, problems)
+        raise see(RecipeError(file.name, problems), "recipe.md")
     recipe._path, recipe._overrides = file, tuple(overrides)
     return recipe
 

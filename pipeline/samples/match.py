@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SampleError
+from pipeline.errors import SampleError, see
 from pipeline.samples.batch import Samples, content_digests, ids_at, name_some
 from pipeline.samples.scan import block_size, hash_ids, map_in_order
 
@@ -157,7 +157,8 @@ def check_samples(
             for kind, count in differences.counts.items()
         ]
         head = f"{where}: the samples of {samples.name} are not those it was made from"
-        raise SampleError("\n  ".join([head, *lines, "Cache it again or restore the data."]))
+        error = SampleError("\n  ".join([head, *lines, "Cache it again or restore the data."]))
+        raise see(error, "faq.md#can-i-add-samples-to-a-cache-or-train-on-a-part-of-it")
 
 
 def _compare(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipeline.errors import CacheError, FingerprintMismatch, list_differences
+from pipeline.errors import CacheError, FingerprintMismatch, list_differences, see
 from pipeline.store.backends import BACKENDS
 from pipeline.store.documents import Document, canonical, parse_sealed, sealed
 from pipeline.store.fields import Field
@@ -123,15 +123,9 @@ def check_same_plan(there: Plan, here: Plan, *, where: str) -> None:
     lines = list_differences(
         (there.settings, here.settings), (_comparable(there), _comparable(here))
     )
-    raise FingerprintMismatch(
-        "\n  ".join(
-            [
-                f"{where}: this cache was made from another setup, so it cannot be continued",
-                *lines,
-                "Cache into another folder, or delete this one.",
-            ]
-        )
-    )
+    head = f"{where}: this cache was made from another setup, so it cannot be continued"
+    advice = "Cache into another folder, or delete this one."
+    raise see(FingerprintMismatch("\n  ".join([head, *lines, advice])), "recipe.md")
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pipeline.errors import TargetError
+from pipeline.errors import TargetError, see
 from pipeline.targets.kept import Targets
 from pipeline.targets.low_rank.basis import shape_logits
 from pipeline.targets.tail import tail_weights
@@ -178,7 +178,8 @@ def check_temperature(temperature: float, *, has_tail: bool) -> None:
     lowest = "1 or above, as classes were left out" if has_tail else "above 0"
     in_range = temperature >= 1 if has_tail else temperature > 0
     if not in_range or temperature == math.inf:
-        raise TargetError(
+        error = TargetError(
             f"targets: temperature {temperature:g} cannot be served; these targets allow {lowest}. "
             "Choose another temperature, or cache all classes."
         )
+        raise see(error, "choosing.md#temperature")

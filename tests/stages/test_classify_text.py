@@ -140,6 +140,7 @@ def test_a_head_that_nobody_trained_is_no_teacher(lab: Lab) -> None:
     assert answer.stderr == (
         "error: recipe.toml: 1 problem\n  teacher.model.new_head: a head that nobody trained "
         "cannot teach; give it to a student, and name the run of that as the teacher\n"
+        "  see pipeline/guide/recipe.md\n"
     )
 
 

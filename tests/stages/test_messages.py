@@ -235,7 +235,8 @@ def test_five_mistakes_are_reported_at_once(lab: Lab, command: str) -> None:
         "  teacher.model.chekpoint: unknown key; did you mean 'checkpoint'?\n"
         "  teacher.batch_size: must be at least 1; got 0\n"
         "  targets.selection.k: must be a valid integer; got '2'\n"
-        "  cache.data: there is no dataset 'trian'; did you mean 'train'?",
+        "  cache.data: there is no dataset 'trian'; did you mean 'train'?\n"
+        "  see pipeline/guide/recipe.md",
     )
 
 
