@@ -21,6 +21,7 @@ PAGES = [
     "README.md",
     ".github/CONTRIBUTING.md",
     "pipeline/DECISIONS.md",
+    "pipeline/guide/own-loop.md",
     "pipeline/store/FORMAT.md",
 ]
 
