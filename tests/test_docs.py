@@ -25,6 +25,7 @@ PAGES = [
     *FOR_USERS,
     ".github/CONTRIBUTING.md",
     "pipeline/DECISIONS.md",
+    "pipeline/guide/own-loop.md",
     "pipeline/store/FORMAT.md",
 ]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}

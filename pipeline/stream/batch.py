@@ -119,6 +119,15 @@ class Batch:
         moved = batch._each(lambda tensor: tensor.to(device, non_blocking=is_cuda))
         return replace(moved, made=made)
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move all of it from host memory to where a student is.
+
+        Lightning calls this by itself.
+        """
+        device = torch.device(device)
+        inputs = self.inputs.to(device, non_blocking=device.type == "cuda")
+        return replace(self.compared_on(device), inputs=inputs)
+
     def pin_memory(self) -> "Batch":
         """Copy it to memory that a GPU reads by itself, but for targets that were made already.
 

@@ -66,6 +66,21 @@ def test_a_device_that_is_no_gpu_gets_targets_as_they_are_widened_here() -> None
     assert moved.inputs.device.type == "cpu"
 
 
+def test_a_batch_that_is_moved_leaves_nothing_behind() -> None:
+    moved = make_batch().to("meta")
+    assert isinstance(moved.made, Targets)
+    assert isinstance(moved.labels, torch.Tensor)
+    for each in (moved.inputs, moved.labels, moved.made.logits):
+        assert each.device.type == "meta"
+
+
+def test_a_batch_that_is_where_it_shall_be_is_not_copied() -> None:
+    batch = make_batch()
+    moved = batch.to("cpu")
+    assert moved.stored is batch.stored
+    assert moved.inputs is batch.inputs
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("pinned", [False, True], ids=["pageable", "pinned"])
