@@ -21,6 +21,8 @@ FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
 LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
 
 Command = Callable[..., None]
+# The shell completes names of files where it completes these.
+FILE = click.Path()
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -58,7 +60,7 @@ def set_option(command: Command) -> Command:
 
 def recipe_options(command: Command) -> Command:
     """Add the recipe and its overrides."""
-    return click.argument("recipe", metavar="RECIPE")(set_option(command))
+    return click.argument("recipe", metavar="RECIPE", type=FILE)(set_option(command))
 
 
 def dry_run_option(what: str) -> Callable[[Command], Command]:
@@ -198,7 +200,7 @@ def train_student(
 
 
 @pipeline.command()
-@click.argument("target", metavar="CACHE_OR_RECIPE")
+@click.argument("target", metavar="CACHE_OR_RECIPE", type=FILE)
 @click.option(
     "--audit", type=click.IntRange(min=1), metavar="N", help="Re-run the teacher on N rows."
 )
@@ -222,20 +224,26 @@ def verify(
 
 
 @pipeline.command()
-@click.argument("target", metavar="CACHE_OR_RECIPE")
+@click.argument("target", metavar="TARGET", type=FILE)
 @click.option(
-    "--rows", default=5, show_default=True, type=click.IntRange(min=0), help="Decode rows."
+    "--rows",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows of a cache, or positions of a sample, to decode.",
 )
+@click.option("--sample", metavar="ID", help="Show the targets of this sample alone.")
 @click.option("--model", is_flag=True, help="List the modules of a recipe's models.")
 @set_option
 @output_options
 def inspect(
-    target: str, rows: int, model: bool, overrides: tuple[str, ...], as_json: bool, quiet: bool
+    target: str, model: bool, overrides: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    """Show what is in a cache, in one screen.
+    """Show what is in a cache, a run, a folder of pseudo-labels or a recipe, in one screen.
 
-    With --model give a recipe: its models' modules, and the shapes of what they answer, for
-    [[features]] and losses to name.
+    Of a recipe it says what is there already and what to type next. With --sample give a cache, or
+    a recipe to see tokens as text. With --model give a recipe: its models' modules, and the shapes
+    of what they answer, for [[features]] and losses to name.
 
     Example: pipeline inspect caches/digits
     """
@@ -246,7 +254,7 @@ def inspect(
 
         _show(stage, stage.run_model(load_recipe(target, overrides)), as_json)
     else:
-        _show(stage, stage.run(target, rows=rows), as_json)
+        _show(stage, stage.run(target, overrides=overrides, **options), as_json)
 
 
 def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
