@@ -14,11 +14,13 @@ from typing import Any
 
 import click
 
-from pipeline.errors import CorruptPart, CorruptTable, PipelineError, ToldElsewhere
+from pipeline.errors import CorruptPart, CorruptTable, PipelineError, ToldElsewhere, near_miss
 from pipeline.termination import ends_when_told
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
 LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
+# Of commands that keep nothing half done.
+BEGINS_ANEW = "the same command begins anew"
 
 Command = Callable[..., None]
 # The shell completes names of files where it completes these.
@@ -26,7 +28,26 @@ FILE = click.Path()
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=CONTEXT)
+class Commands(click.Group):
+    """The commands; of one that is not there it names the near one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and name[:1] != "-" and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'{near_miss(name, sorted(self.commands))}")
+        return super().resolve_command(ctx, args)
+
+
+def complete_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """List the starters that begin so."""
+    from stages.init import TEMPLATES
+
+    return [name for name in TEMPLATES if name.startswith(incomplete)]
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(package_name="teacher-logit-cache", prog_name="pipeline")
 def pipeline() -> None:
     """Run a teacher once, keep what students need, and train any number of students from it.
@@ -36,6 +57,11 @@ def pipeline() -> None:
       pipeline train-student data/recipes/digits-teacher.toml
       pipeline cache-teacher data/recipes/digits.toml
       pipeline train-student data/recipes/digits.toml
+
+    \b
+    The shell completes commands, options and files after this line, in zsh with zsh_source;
+    in fish: _PIPELINE_COMPLETE=fish_source pipeline | source
+      eval "$(_PIPELINE_COMPLETE=bash_source pipeline)"
     """
 
 
@@ -69,7 +95,7 @@ def dry_run_option(what: str) -> Callable[[Command], Command]:
 
 
 @pipeline.command()
-@click.argument("template", required=False)
+@click.argument("template", required=False, shell_complete=complete_template)
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @output_options
 def init(template: str | None, force: bool, as_json: bool, quiet: bool) -> None:
@@ -280,7 +306,9 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(MENDABLE)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click wraps what the stage may have said of itself.
+        notes = getattr(error.__cause__ or error, "__notes__", [BEGINS_ANEW])
+        click.echo("; ".join(["interrupted", *notes]), err=True)
         sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)

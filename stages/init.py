@@ -5,7 +5,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, near_miss
 
 # template -> its files; the first is the recipe, and its name is what the user edits.
 TEMPLATES = {
@@ -25,7 +25,7 @@ def run(template: str | None, *, force: bool = False, folder: Path = Path()) -> 
         return {"templates": {name: _first_line(names[0]) for name, names in TEMPLATES.items()}}
     if template not in TEMPLATES:
         raise PipelineError(
-            f"init: there is no template '{template}'; allowed are {', '.join(TEMPLATES)}"
+            f"init: there is no template '{template}'{near_miss(template, list(TEMPLATES))}"
         )
     names = TEMPLATES[template]
     there = [name for name in names if (folder / name).exists()]
