@@ -102,9 +102,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _no_such_file(file: Path) -> str:
     """Name the recipe that was meant, if one like it lies there."""
-    beside = sorted(path.name for path in file.parent.glob("*.toml"))
-    if near := get_close_matches(file.name, beside, n=1):
-        return f"there is no such file; did you mean '{file.parent / near[0]}'?"
+    beside = sorted(path.stem for path in file.parent.glob("*.toml"))
+    if near := get_close_matches(file.stem, beside, n=1):
+        return f"there is no such file; did you mean '{file.with_name(near[0])}.toml'?"
     return "there is no such file; `pipeline init images` writes a starter"
 
 

@@ -424,11 +424,10 @@ def test_a_place_that_cannot_be_a_cache_is_refused_before_the_data_is_read(lab: 
 def test_an_incomplete_cache_says_what_is_missing_and_how_to_go_on(cached_lab: Lab) -> None:
     (cached_lab.cache / "manifest.json").unlink()
     go_on = "Run `pipeline cache-teacher RECIPE` or `pipeline generate RECIPE` to go on."
-    for command in (["train-student", str(cached_lab.recipe)], ["inspect", str(cached_lab.cache)]):
-        assert_says(
-            run_cli(*command, "--quiet"),
-            text=f"{cached_lab.cache}: all parts are there, but no manifest yet. {go_on}",
-        )
+    assert_says(
+        cached_lab.train_student("--quiet"),
+        text=f"{cached_lab.cache}: all parts are there, but no manifest yet. {go_on}",
+    )
     for part in (2, 3, 6):
         (cached_lab.cache / "parts" / f"0000{part}.json").unlink()
     assert_says(
