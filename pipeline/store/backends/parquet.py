@@ -85,8 +85,8 @@ def read_samples(load: Load, path: str, rows: int) -> SampleTable:
 
     Raises: CorruptPart if it has other columns or another number of rows.
     """
-    # A process that ends soon after Arrow's own threads were used may abort on its way out: 6 of 40
-    # that looked at a small cache did, none of 24 without; so small a table gains nothing of them.
+    # A process that ends soon after Arrow's own threads were used may abort on its way out: 4 of 14
+    # that read one such table did, none of 24 without; so small a table gains nothing of them.
     table = _read_table(load, path, list(_samples_schema()), use_threads=False)
     _check_length(load, path, table, rows)
     labels = table["label"].fill_null(UNLABELLED)
