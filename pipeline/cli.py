@@ -15,17 +15,42 @@ from typing import Any
 
 import click
 
-from pipeline.errors import CorruptPart, CorruptTable, PipelineError, ToldElsewhere
+from pipeline.errors import CorruptPart, CorruptTable, PipelineError, ToldElsewhere, near_miss
 from pipeline.termination import ends_when_told
 
 FAULT, MENDABLE, INTERRUPTED = 1, 2, 130
 LOOK_CLOSER = "`pipeline verify CACHE` lists all that is damaged, and how to mend it."
+# Of commands that keep nothing half done.
+BEGINS_ANEW = "the same command begins anew"
 
 Command = Callable[..., None]
+# The shell completes names of files where it completes these.
+FILE = click.Path()
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-@click.group(context_settings=CONTEXT)
+class Commands(click.Group):
+    """The commands; of one that is not there it names the near one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and name[:1] != "-" and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'{near_miss(name, sorted(self.commands))}")
+        return super().resolve_command(ctx, args)
+
+
+def complete_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """List the starters that begin so; their folders tell, for the shell does not wait."""
+    from importlib.resources import files
+
+    folders = (files("pipeline") / "starters" / "templates").iterdir()
+    names = sorted(each.name for each in folders if each.is_dir() and each.name[0] not in "_.")
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(package_name="teacher-logit-cache", prog_name="pipeline")
 def pipeline() -> None:
     """Run a teacher once, keep what students need, and train any number of students from it.
@@ -35,6 +60,11 @@ def pipeline() -> None:
       pipeline train-student data/recipes/digits-teacher.toml
       pipeline cache-teacher data/recipes/digits.toml
       pipeline train-student data/recipes/digits.toml
+
+    \b
+    The shell completes commands, options and files after this line, in zsh with zsh_source;
+    in fish: _PIPELINE_COMPLETE=fish_source pipeline | source
+      eval "$(_PIPELINE_COMPLETE=bash_source pipeline)"
     """
 
 
@@ -59,7 +89,7 @@ def set_option(command: Command) -> Command:
 
 def recipe_options(command: Command) -> Command:
     """Add the recipe and its overrides."""
-    return click.argument("recipe", metavar="RECIPE")(set_option(command))
+    return click.argument("recipe", metavar="RECIPE", type=FILE)(set_option(command))
 
 
 def dry_run_option(what: str) -> Callable[[Command], Command]:
@@ -68,7 +98,7 @@ def dry_run_option(what: str) -> Callable[[Command], Command]:
 
 
 @pipeline.command()
-@click.argument("template", required=False)
+@click.argument("template", required=False, shell_complete=complete_template)
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @output_options
 def init(template: str | None, force: bool, as_json: bool, quiet: bool) -> None:
@@ -235,7 +265,7 @@ def _name_and_path(text: str) -> tuple[str, str]:
 
 
 @pipeline.command()
-@click.argument("target", metavar="CACHE_OR_RECIPE")
+@click.argument("target", metavar="CACHE_OR_RECIPE", type=FILE)
 @click.option(
     "--audit", type=click.IntRange(min=1), metavar="N", help="Re-run the teacher on N rows."
 )
@@ -259,20 +289,26 @@ def verify(
 
 
 @pipeline.command()
-@click.argument("target", metavar="CACHE_OR_RECIPE")
+@click.argument("target", metavar="TARGET", type=FILE)
 @click.option(
-    "--rows", default=5, show_default=True, type=click.IntRange(min=0), help="Decode rows."
+    "--rows",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Rows of a cache, or positions of a sample, to decode.",
 )
+@click.option("--sample", metavar="ID", help="Show the targets of this sample alone.")
 @click.option("--model", is_flag=True, help="List the modules of a recipe's models.")
 @set_option
 @output_options
 def inspect(
-    target: str, rows: int, model: bool, overrides: tuple[str, ...], as_json: bool, quiet: bool
+    target: str, model: bool, overrides: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    """Show what is in a cache, in one screen.
+    """Show what is in a cache, a run, a folder of pseudo-labels or a recipe, in one screen.
 
-    With --model give a recipe: its models' modules, and the shapes of what they answer, for
-    [[features]] and losses to name.
+    Of a recipe it says what is there already and what to type next. With --sample give a cache, or
+    a recipe to see tokens as text. With --model give a recipe: its models' modules, and the shapes
+    of what they answer, for [[features]] and losses to name.
 
     Example: pipeline inspect caches/digits
     """
@@ -283,7 +319,7 @@ def inspect(
 
         _show(stage, stage.run_model(load_recipe(target, overrides)), as_json)
     else:
-        _show(stage, stage.run(target, rows=rows), as_json)
+        _show(stage, stage.run(target, overrides=overrides, **options), as_json)
 
 
 def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
@@ -309,7 +345,9 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(MENDABLE)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command goes on where this one stopped", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click wraps what the stage may have said of itself.
+        notes = getattr(error.__cause__ or error, "__notes__", [BEGINS_ANEW])
+        click.echo("; ".join(["interrupted", *notes]), err=True)
         sys.exit(INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)

@@ -89,6 +89,21 @@ def see(error: Failure, page: str) -> Failure:
     return error
 
 
+# Fewer letters begin too many words.
+LEAST_BEGINNING = 3
+
+
+def near_miss(word: str, allowed: Sequence[str]) -> str:
+    """Name the closest allowed word, or one that begins so, or the allowed ones."""
+    from difflib import get_close_matches
+
+    longer = [each for each in allowed if word == each[: max(len(word), LEAST_BEGINNING)]]
+    close = get_close_matches(word, allowed, n=1) or longer[:1]
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; allowed: {', '.join(allowed)}" if allowed else ""
+
+
 def list_differences(*pairs: tuple[object, object]) -> list[str]:
     """Name the first eight dotted keys in which pairs of documents differ, with both values."""
     lines = [line for there, here in pairs for line in _differences("", there, here)]

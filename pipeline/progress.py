@@ -59,11 +59,15 @@ def progress(
     total: int,
     unit: str = "rows",
     done: int = 0,
+    note: str = "",
     quiet: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Advance]:
-    """Show how far a stage has come; `done` is what an earlier run had finished."""
-    count = Count(total=total, unit=unit, done_before=done, started_s=clock(), done=done)
+    """Show how far a stage has come; `done` is what an earlier run had finished.
+
+    `note` is said at the start, such as where the work goes.
+    """
+    count = Count(total, unit, done_before=done, started_s=clock(), done=done, note=note)
     if quiet:
         yield _silent
     elif sys.stderr.isatty():
@@ -72,6 +76,16 @@ def progress(
     else:
         with _plain(stage, count, clock) as advance:
             yield advance
+
+
+@contextmanager
+def says_what_is_kept(told: Callable[[], str]) -> Iterator[None]:
+    """Add to an interruption what is safe of the work that it ends, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as end:
+        end.add_note(told())
+        raise
 
 
 def say(text: str, quiet: bool = False) -> None:
@@ -136,7 +150,12 @@ def _live(stage: str, count: Count, clock: Callable[[], float]) -> Iterator[Adva
     # Results may be printed to standard output meanwhile, and must arrive there.
     bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
     with bar:
-        task = bar.add_task(stage, total=count.total, completed=count.done, text=count.unit)
+        task = bar.add_task(
+            stage,
+            total=count.total,
+            completed=count.done,
+            text=", ".join(filter(None, [count.unit, count.note])),
+        )
 
         def advance(more: int, /, note: str = "") -> None:
             count.done, count.note = count.done + more, note

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pipeline.caching import Share, finish_cache, make_cache, plan_cache, tell_cache, tell_digest
+from pipeline.caching import (
+    Share,
+    finish_cache,
+    make_cache,
+    plan_cache,
+    tell_cache,
+    tell_digest,
+    tell_kept,
+)
 from pipeline.caching.spread import make_cache_there
 from pipeline.errors import PipelineError
+from pipeline.progress import says_what_is_kept
 from pipeline.recipe import Recipe, require_tables
 from pipeline.store import Where, read_plan
 
@@ -43,9 +52,10 @@ def run(
         from pipeline.estimate import estimate_cache
 
         return estimate_cache(recipe, folder, plan, quiet=quiet)
-    if recipe.compute and not share:
-        return make_cache_there(recipe, folder, stage=STAGE, quiet=quiet)
-    return make_cache(folder, plan, stage=STAGE, quiet=quiet, order=order, share=share)
+    with says_what_is_kept(partial(tell_kept, folder)):
+        if recipe.compute and not share:
+            return make_cache_there(recipe, folder, stage=STAGE, quiet=quiet)
+        return make_cache(folder, plan, stage=STAGE, quiet=quiet, order=order, share=share)
 
 
 def parse_share(text: str) -> Share:

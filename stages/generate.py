@@ -3,8 +3,9 @@
 from functools import partial
 from typing import Any
 
-from pipeline.caching import make_cache, plan_written, tell_cache
+from pipeline.caching import make_cache, plan_written, tell_cache, tell_kept
 from pipeline.caching.spread import make_cache_there
+from pipeline.progress import says_what_is_kept
 from pipeline.recipe import Recipe, require_tables
 
 STAGE = "generate"
@@ -19,15 +20,16 @@ def run(recipe: Recipe, *, dry_run: bool = False, quiet: bool = False) -> dict[s
     require_tables(recipe, STAGE, "teacher", "targets", "generate")
     assert recipe.generate
     folder = recipe.locate_cache(recipe.generate.path)
-    if recipe.compute and not dry_run:
-        return make_cache_there(recipe, folder, stage=STAGE, is_written=True, quiet=quiet)
     plan = partial(plan_written, recipe, quiet=quiet)
     if dry_run:
         # It brings what trains students, which the pass itself can start without.
         from pipeline.estimate import estimate_cache
 
         return estimate_cache(recipe, folder, plan, quiet=quiet)
-    return make_cache(folder, plan, stage=STAGE, quiet=quiet)
+    with says_what_is_kept(partial(tell_kept, folder)):
+        if recipe.compute:
+            return make_cache_there(recipe, folder, stage=STAGE, is_written=True, quiet=quiet)
+        return make_cache(folder, plan, stage=STAGE, quiet=quiet)
 
 
 def tell(summary: dict[str, Any]) -> str:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
-from pipeline.factories import did_you_mean
+from pipeline.errors import PipelineError, near_miss
 from pipeline.starters import STARTERS, commands_of, first_line, write_starter
 
 
@@ -17,8 +16,7 @@ def run(template: str | None, *, force: bool = False, folder: Path = Path()) -> 
         return {"templates": {name: first_line(name) for name in STARTERS}}
     if template not in STARTERS:
         raise PipelineError(
-            f"init: there is no template '{template}'; allowed are {', '.join(STARTERS)}"
-            f"{did_you_mean(template, STARTERS)}"
+            f"init: there is no template '{template}'{near_miss(template, list(STARTERS))}"
         )
     written = write_starter(template, folder, force=force)
     return {"written": written, "commands": commands_of(template)}

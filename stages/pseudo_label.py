@@ -79,7 +79,7 @@ def _label(recipe: Recipe, planned: Planned, folder: Path, quiet: bool) -> dict[
             asked, temperature, options, tell=lambda text: say(f"pseudo-label: {text}", quiet)
         )
     rows = asked.cache.plan.rows
-    with progress("pseudo-label", total=2 * rows, quiet=quiet) as advance:
+    with progress("pseudo-label", total=2 * rows, note=f"into {folder}", quiet=quiet) as advance:
         summary = make_labels(
             labelling, folder, answers_of=there, advance=advance, look=planned.look
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from pipeline.models import (
     save_reference,
     weights_digest,
 )
-from pipeline.progress import progress, say
+from pipeline.progress import progress, say, says_what_is_kept
 from pipeline.recipe import Recipe, require_tables, resolved
 from pipeline.training.checkpoint import (
     BEST_WEIGHTS,
+    POINTER,
     load_checkpoint,
     save_best,
     save_checkpoint,
@@ -40,6 +42,7 @@ from pipeline.training.run_folder import (
     begin_run,
     hold_run,
     keep_metrics_until,
+    read_json,
     read_metrics,
     read_result,
     replace_json,
@@ -72,7 +75,7 @@ def run(
     if dry_run:
         setup = open_student(recipe, folder, quiet=quiet, ranks=ranks)
         return {"run": str(folder), "steps": _schedule(setup).steps, "trained": False}
-    with hold_run(folder) if ranks.is_first else nullcontext():
+    with says_what_is_kept(partial(_tell_kept, folder)), _hold(folder, ranks):
         setup = open_student(recipe, folder, quiet=quiet, ranks=ranks)
         schedule = _schedule(setup)
         result = ranks.hand_out(_begin(setup, schedule, quiet) if ranks.is_first else None)
@@ -81,6 +84,18 @@ def run(
         else:
             say(f"{folder}: this run has ended; delete the folder to train it again", quiet)
     return {"run": str(folder), "trained": True, **result}
+
+
+def _hold(folder: Path, ranks: Ranks) -> AbstractContextManager[None]:
+    return hold_run(folder) if ranks.is_first else nullcontext()
+
+
+def _tell_kept(folder: Path) -> str:
+    """Say what is safe of a run that is interrupted."""
+    if not (folder / POINTER).exists():
+        return f"no checkpoint is in {folder} yet; the same command begins anew"
+    step = read_json(folder / POINTER)["step"]
+    return f"the checkpoint of step {step} is in {folder}; the same command goes on from there"
 
 
 def _begin(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any] | None:
@@ -198,7 +213,12 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
     with (
         guard_memory(training.rows_a_batch, "training"),
         progress(
-            "train-student", total=schedule.steps, unit="steps", done=start.step, quiet=quiet
+            "train-student",
+            total=schedule.steps,
+            unit="steps",
+            done=start.step,
+            note=f"into {setup.folder}",
+            quiet=quiet,
         ) as advance,
     ):
         end = train(

@@ -130,7 +130,7 @@ def _find_faults(folder: Where, quiet: bool) -> list[Fault]:
         total = read_plan(folder).part_count
     except PipelineError:
         return find_faults(folder)  # it says itself what is wrong with the plan
-    with progress("verify", total=total, unit="parts", quiet=quiet) as advance:
+    with progress("verify", total=total, unit="parts", note=f"of {folder}", quiet=quiet) as advance:
 
         def map_parts(check: Any, parts: Any) -> Any:
             for faults in map_threads(check, parts, workers):

@@ -54,6 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("caching", "compute", "experiment", "progress", "recipe", "samples", "store"),
         "training",
     },
+    "looking": {
+        *("experiment", "labelling", "progress", "recipe", "samples", "store", "stream"),
+        *("targets", "training"),
+    },
     "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.

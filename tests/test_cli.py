@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -57,11 +58,14 @@ def test_the_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["train"], "No such command 'train'"),
+        (["train"], "No such command 'train'; did you mean 'train-student'?"),
+        (["cache"], "No such command 'cache'; did you mean 'cache-teacher'?"),
+        (["inspct"], "No such command 'inspct'; did you mean 'inspect'?"),
+        (["zzz"], f"No such command 'zzz'; allowed: {', '.join(COMMANDS)}"),
         (["verify"], "Missing argument 'CACHE_OR_RECIPE'"),
         (["cache-teacher"], "Missing argument 'RECIPE'"),
         (["verify", "x", "--audit", "0"], "Invalid value for '--audit'"),
-        (["inspect", "x", "--row", "1"], "No such option"),
+        (["inspect", "x", "--row", "1"], "No such option '--row'. Did you mean '--rows'?"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -80,6 +84,78 @@ def test_what_a_user_can_mend_is_one_message_and_exits_with_2(tmp_path: Path) ->
     assert answer.stderr == (
         f"error: {recipe}: 1 problem\n"
         "  there is no such file; `pipeline init images` writes a starter\n"
+    )
+
+
+def test_a_recipe_that_is_not_there_names_the_near_one(lab: Lab) -> None:
+    answer = run_cli("cache-teacher", str(lab.folder / "recipes.toml"))
+    assert (answer.status, answer.stderr) == (
+        2,
+        f"error: {lab.folder}/recipes.toml: 1 problem\n"
+        f"  there is no such file; did you mean '{lab.recipe}'?\n",
+    )
+
+
+def complete(mode: str, words: str = "") -> str:
+    """Answer a shell, as another process, for what is written are bytes."""
+    last = words.split()[-1] if words else ""
+    count = str(len(words.split()) - 1)
+    environment = {
+        **os.environ,
+        "_PIPELINE_COMPLETE": mode,
+        "COMP_WORDS": words,
+        "COMP_CWORD": last if mode == "fish_complete" else count,
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipeline"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ended.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+    assert f"_PIPELINE_COMPLETE={shell}_complete" in complete(f"{shell}_source")
+    assert f"{shell}_source" in run_cli("--help").stdout
+
+
+# What is typed so far, and what the shell is offered: plain words, or names of files.
+COMPLETED = {
+    "a command": ("tra", "plain,train-student"),
+    "an option": ("inspect --sam", "plain,--sample"),
+    "a starter": ("init im", "plain,images"),
+    "a recipe": ("cache-teacher data/rec", "file,data/rec"),
+    "a target": ("inspect runs/di", "file,runs/di"),
+}
+
+
+@pytest.mark.parametrize("typed", COMPLETED)
+def test_what_is_typed_is_completed(typed: str) -> None:
+    text, offered = COMPLETED[typed]
+    assert complete("bash_complete", f"pipeline {text}").splitlines() == [offered]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_commands_and_files(shell: str) -> None:
+    assert "train-student" in complete(f"{shell}_complete", "pipeline tra")
+    assert complete(f"{shell}_complete", "pipeline verify caches/di").startswith("file")
+
+
+def test_what_keeps_nothing_half_done_begins_anew(
+    cached_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.verify.find_faults", interrupt)
+    answer = run_cli("verify", str(cached_lab.cache), "--quiet")
+    assert (answer.status, answer.stderr.strip()) == (
+        130,
+        "interrupted; the same command begins anew",
     )
 
 
@@ -148,9 +224,10 @@ def test_a_starter_is_not_written_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "models.py").read_text() != "mine"
     assert run_cli("init", "arrays").status == 0  # whose models.py is the very one
     answer = run_cli("init", "image")
-    assert answer.stderr == (
-        "error: init: there is no template 'image'; allowed are arrays, images, pseudo-labels, "
-        "text, transformers; did you mean 'images'?\n"
+    assert answer.stderr == ("error: init: there is no template 'image'; did you mean 'images'?\n")
+    assert run_cli("init", "zebra").stderr == (
+        "error: init: there is no template 'zebra'; allowed: arrays, images, pseudo-labels, "
+        "text, transformers\n"
     )
 
 

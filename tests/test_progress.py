@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipeline.progress import duration, progress, say
+from pipeline.progress import duration, progress, say, says_what_is_kept
 
 
 class Clock:
@@ -85,6 +85,24 @@ def test_nothing_left_to_do_says_so_without_a_rate(
 ) -> None:
     steps(clock, count=0, size=0, seconds=0.0, done=60000)
     assert capsys.readouterr().err.splitlines() == ["cache-teacher: 60000/60000 rows"]
+
+
+def test_what_is_said_at_the_start_is_where_the_work_goes(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("cache-teacher", total=10, note="into caches/x", clock=clock) as advance:
+        clock.now_s += 2
+        advance(10)
+    assert capsys.readouterr().err.splitlines() == [
+        "cache-teacher: 0/10 rows, into caches/x",
+        "cache-teacher: 10/10 rows, 5 rows/s, in 2.0 s",
+    ]
+
+
+def test_an_interruption_is_told_what_is_kept() -> None:
+    with pytest.raises(KeyboardInterrupt) as ended, says_what_is_kept(lambda: "half is safe"):
+        raise KeyboardInterrupt
+    assert ended.value.__notes__ == ["half is safe"]
 
 
 def test_interrupted_work_says_how_far_it_came(

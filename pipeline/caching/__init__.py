@@ -7,7 +7,14 @@ and `make_cache` does both and tells of it. Neither decides which machine makes 
 from pipeline.caching.answer import answer
 from pipeline.caching.make import make_parts
 from pipeline.caching.plan import Work, plan_cache, plan_written
-from pipeline.caching.whole import Share, finish_cache, make_cache, tell_cache, tell_digest
+from pipeline.caching.whole import (
+    Share,
+    finish_cache,
+    make_cache,
+    tell_cache,
+    tell_digest,
+    tell_kept,
+)
 
 __all__ = [
     "Share",
@@ -20,4 +27,5 @@ __all__ = [
     "plan_written",
     "tell_cache",
     "tell_digest",
+    "tell_kept",
 ]

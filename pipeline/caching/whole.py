@@ -16,8 +16,10 @@ from pipeline.store import (
     Where,
     check_folder,
     finish,
+    is_planned,
     missing_parts,
     plan_in_turn,
+    read_plan,
     write_plan,
 )
 
@@ -101,6 +103,15 @@ def finish_cache(folder: Where, plan: Plan) -> dict[str, Any]:
     return {"size_bytes": manifest["size_bytes"], "digest": manifest["digest"], **statistics}
 
 
+def tell_kept(folder: Where) -> str:
+    """Say what is safe of a cache whose making is interrupted."""
+    if not is_planned(folder):
+        return f"nothing is in {folder} yet; the same command begins anew"
+    plan = read_plan(folder)
+    there = plan.part_count - len(missing_parts(folder, plan))
+    return f"{there} of {plan.part_count} parts are committed in {folder}; the same command goes on"
+
+
 def tell_cache(summary: dict[str, Any]) -> str:
     """Say what there is now, and what comes next."""
     head = tell_plan(summary)
@@ -166,7 +177,9 @@ def _make(work: Work, parts: Sequence[int], stage: str, quiet: bool) -> int:
             say(text, quiet)
         said.add(text)
 
-    with progress(stage, total=total, done=total - left, quiet=quiet) as advance:
+    with progress(
+        stage, total=total, done=total - left, note=f"into {work.folder}", quiet=quiet
+    ) as advance:
 
         def count(rows: int) -> None:
             nonlocal made

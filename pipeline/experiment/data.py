@@ -33,6 +33,7 @@ from pipeline.samples import (
     views_of,
     without,
 )
+from pipeline.samples.text.tokenizer import Tokenizer, open_tokenizer
 from pipeline.store import Cache
 from pipeline.stream import Stream, open_cached
 
@@ -69,6 +70,25 @@ def open_data(recipe: Recipe, name: str) -> Samples:
     open_kind = open_cached if table.kind == "cache" else partial(open_samples, table.kind)
     samples = open_kind(base=recipe.base, name=f"data.{name}", **arguments)
     return subset(samples, **table.subset.model_dump()) if table.subset else samples
+
+
+def tokenizer_of(recipe: Recipe, name: str) -> Tokenizer | None:
+    """Open the tokenizer of [data.NAME] as its rows are made by it; None where it names none.
+
+    Raises: SampleError if it cannot be opened.
+    """
+    table = recipe.data[name]
+    source = getattr(table, "tokenizer", None)
+    if source is None:
+        return None
+    return open_tokenizer(
+        base=recipe.base,
+        where=f"data.{name}",
+        source=source,
+        end=getattr(table, "end", None),
+        masks=getattr(table, "task", None) == "masked_token",
+        mask_token=getattr(table, "mask_token", None),
+    )
 
 
 def scan_data(

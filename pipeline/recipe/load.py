@@ -4,14 +4,15 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import RecipeError, see
+from pipeline.errors import RecipeError, near_miss, see
 from pipeline.recipe.losses import FROM_CACHE
-from pipeline.recipe.problems import describe, near_miss
+from pipeline.recipe.problems import describe
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.views import Mask
 
@@ -89,7 +90,7 @@ def _read(file: Path) -> dict[str, Any]:
         # Editors of Windows begin a file with a byte order mark, which TOML has no place for.
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        text = "there is no such file; `pipeline init images` writes a starter"
+        text = _no_such_file(file)
     except IsADirectoryError:
         text = "is a folder, not a recipe (a .toml file)"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -97,6 +98,14 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         text = f"cannot be read: {error.strerror}"
     raise RecipeError(str(file), [text])
+
+
+def _no_such_file(file: Path) -> str:
+    """Name the recipe that was meant, if one like it lies there."""
+    beside = sorted(path.stem for path in file.parent.glob("*.toml"))
+    if near := get_close_matches(file.stem, beside, n=1):
+        return f"there is no such file; did you mean '{file.with_name(near[0])}.toml'?"
+    return "there is no such file; `pipeline init images` writes a starter"
 
 
 def _override(written: dict[str, Any], text: str) -> Iterable[str]:

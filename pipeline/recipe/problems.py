@@ -1,10 +1,11 @@
 """Every problem of a recipe at once: dotted key, value given, what is allowed."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
+
+from pipeline.errors import near_miss
 
 Schema = Mapping[str, Any]
 Key = str | int
@@ -50,14 +51,6 @@ def _line(found: Mapping[str, Any], written: Mapping[str, Any], schema: Schema) 
     if len(path) < len(found["loc"]) and found["loc"][-1] in SCALARS:
         return f"{key}: must be text, a number, true or false; got {found['input']!r}"
     return f"{key}: {_expectation(found)}"
-
-
-def near_miss(word: str, allowed: Sequence[str]) -> str:
-    """Name the closest allowed word, or all of them where none is close."""
-    close = get_close_matches(word, allowed, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; allowed: {', '.join(allowed)}" if allowed else ""
 
 
 def _expectation(found: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ FORMAT.md beside this file is the specification. Writing: `write_plan`, then for
 positions or rows, not what they mean, and needs zarr and pyarrow only when arrays are touched.
 """
 
-from pipeline.store.cache import Cache, follow_cache, open_cache
+from pipeline.store.cache import Cache, follow_cache, open_begun, open_cache
 from pipeline.store.commit import (
     Built,
     build_part,
@@ -23,7 +23,13 @@ from pipeline.store.faults import Fault, check_part, find_faults
 from pipeline.store.fields import UNLABELLED, Field, SampleTable
 from pipeline.store.places import Spool, Where
 from pipeline.store.plan import Plan
-from pipeline.store.records import check_complete, is_planned, missing_parts, read_plan
+from pipeline.store.records import (
+    check_complete,
+    is_planned,
+    missing_parts,
+    part_ranges,
+    read_plan,
+)
 from pipeline.store.scratch import read_scratch, write_scratch
 from pipeline.store.shared import Shared, encode_shared, read_shared, shared_faults
 
@@ -51,7 +57,9 @@ __all__ = [
     "follow_cache",
     "is_planned",
     "missing_parts",
+    "open_begun",
     "open_cache",
+    "part_ranges",
     "plan_in_turn",
     "read_plan",
     "read_scratch",

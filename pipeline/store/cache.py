@@ -133,10 +133,17 @@ class Cache:
         """
         return read_shared(self.path, self.plan)
 
+    def read_record(self, part: int) -> Document:
+        """Read what the record of a part says.
+
+        Raises: CorruptPart if it is missing or was changed.
+        """
+        return self._records.get(part) or self._read_record(part)
+
     def _open_part(
         self, part: int, check: bool, mapped: bool = False
     ) -> tuple[Document, NamedFiles]:
-        record = self._records.get(part) or self._read_record(part)
+        record = self.read_record(part)
         files = open_files(self.path, part, record, check=check, mapped=mapped, spool=self.spool)
         return record, files
 
@@ -174,6 +181,17 @@ def open_cache(where: Where, spool: Spool | None = None) -> Cache:
         raise IncompleteCache(f"{place}: all parts are there, but no manifest yet. {GO_ON}")
     near = spool if place.parallel > 1 else None
     return Cache(path=place, plan=plan, manifest=read_manifest(place, plan), spool=near)
+
+
+def open_begun(where: Where) -> Cache:
+    """Open a cache whether or not it is complete; only the parts that are there can be read.
+
+    Raises: CorruptPart if plan or manifest were changed; CacheError if there is no cache.
+    """
+    place = as_place(where)
+    plan = read_plan(place)
+    is_complete = place.size(MANIFEST_FILE) is not None
+    return Cache(path=place, plan=plan, manifest=read_manifest(place, plan) if is_complete else {})
 
 
 def follow_cache(where: Where, spool: Spool | None = None, *, tell: Callable[[str], None]) -> Cache:

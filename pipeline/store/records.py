@@ -63,7 +63,7 @@ def check_complete(where: Where, plan: Plan) -> None:
     if missing := missing_parts(place, plan):
         raise IncompleteCache(
             f"{place}: not complete: {len(missing)} of {plan.part_count} parts are missing "
-            f"({_ranges(missing)}). {GO_ON}"
+            f"({part_ranges(missing)}). {GO_ON}"
         )
 
 
@@ -188,7 +188,8 @@ def _check_keys(where: str, document: Document, wanted: set[str]) -> None:
         raise CorruptPart(f"{where}: {first_of(wrong)} missing, or not a key of version {VERSION}")
 
 
-def _ranges(parts: list[int]) -> str:
+def part_ranges(parts: list[int]) -> str:
+    """Name parts that are in order as ranges, such as `0-3, 7`."""
     ranges: list[list[int]] = []
     for part in parts:
         if ranges and part == ranges[-1][1] + 1:

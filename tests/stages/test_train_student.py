@@ -78,7 +78,11 @@ def test_interrupted_says_so_in_one_line_and_goes_on(cached_lab: Lab, nursery: N
     child.kill(signal.SIGINT)
     answer = child.wait()
     assert (answer.status, answer.stdout) == (130, "")
-    assert answer.stderr.strip() == "interrupted; the same command goes on where this one stopped"
+    step = json.loads((cached_lab.run / "last.json").read_text())["step"]
+    assert answer.stderr.strip() == (
+        f"interrupted; the checkpoint of step {step} is in {cached_lab.run}; the same command goes "
+        "on from there"
+    )
     answer = cached_lab.train_student()
     assert answer.status == 0
     assert "train-student: 0/" not in answer.stderr

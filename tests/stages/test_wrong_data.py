@@ -29,7 +29,8 @@ def train_on(lab: Lab, table: dict[str, Any], *options: str) -> Answer:
 
 def refusal(lab: Lab, *lines: str) -> str:
     head = f"error: {lab.cache}: the samples of data.train are not those it was made from"
-    return "\n  ".join([head, *lines, "Cache it again or restore the data.\n"])
+    see = "see pipeline/guide/faq.md#can-i-add-samples-to-a-cache-or-train-on-a-part-of-it"
+    return "\n  ".join([head, *lines, "Cache it again or restore the data.", f"{see}\n"])
 
 
 def test_a_changed_sample_is_refused_by_name(cached_lab: Lab) -> None:
@@ -78,13 +79,14 @@ def test_cache_teacher_does_not_continue_over_other_data(cached_lab: Lab, change
     write_samples(cached_lab.folder / "train.parquet", table)
     answer = cached_lab.cache_teacher("--quiet")
     assert answer.status == 2
-    head, first, *_, advice = answer.stderr.splitlines()
+    head, first, *_, advice, see = answer.stderr.splitlines()
     assert head == (
         f"error: {cached_lab.cache}: this cache was made from another setup, "
         "so it cannot be continued"
     )
     assert first.startswith("  data.digest: there '")
     assert advice == "  Cache into another folder, or delete this one."
+    assert see == "  see pipeline/guide/recipe.md"
 
 
 def test_reordered_data_trains_to_the_same_metrics(cached_lab: Lab) -> None:

@@ -60,7 +60,9 @@ def _make(
     if left < plan.rows:
         say(f"{folder}: {plan.rows - left} of {plan.rows} rows are there already", quiet)
     tasks = ask_workers(workers, partial(make_there, order), missing)
-    with progress(stage, total=plan.rows, done=plan.rows - left, quiet=quiet) as advance:
+    with progress(
+        stage, total=plan.rows, done=plan.rows - left, note=f"into {folder}", quiet=quiet
+    ) as advance:
         made, failed = _count(tasks, advance)
     if failed:
         raise PipelineError(_failures(folder, failed, plan.part_count))
