@@ -1,0 +1,183 @@
+"""Which classes a teacher finds alike, and the samples in which it does.
+
+A pair is a first choice and another class that gets much of the softened distribution there. From
+counts to pairs, and from pairs to the positions that show them best.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.report.answers import Answers
+from pipeline.report.counts import SOFT_TEMPERATURE, Counts, Frame
+from pipeline.report.names import Decode, NameOf, printable
+from pipeline.report.shares import class_shares
+from pipeline.samples.text.tokens import PADDING, is_predicted, read_text
+from pipeline.store import UNLABELLED, Cache, SampleTable
+from pipeline.stream.cached import ROW
+from pipeline.stream.token_rows import decode_rows
+from pipeline.targets import Targets
+
+MOST_PAIRS, MOST_EXAMPLES = 60, 12
+SHOWN_CHOICES = 5
+# Tokens before the one that is predicted.
+CONTEXT = 40
+# Samples by ids, as PNG or text; None for one that is not there or no longer what it was.
+Look = Callable[..., Sequence[bytes | str | None]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Where the first choice is `first`, the softened teacher gives `share` to `second`.
+
+    `usual` is what it gives where its first choice is neither of the two, None if there is no such
+    position. `part` and `position` are where `second` gets the most.
+    """
+
+    first: int
+    second: int
+    share: float
+    usual: float | None
+    count: int
+    part: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A class, and its probability at T = 1 and softened."""
+
+    name: str
+    plain: float
+    soft: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A position, what the teacher was asked there, and what it answered.
+
+    Of a token that is predicted `text` is what comes before it.
+    """
+
+    first: str
+    second: str
+    id: str
+    label: str | None
+    picture: bytes | None
+    text: str | None
+    choices: tuple[Choice, ...]
+
+
+def soft_means(counts: Counts) -> Tensor:
+    """Average the softened distributions of each first choice. Shapes: returns (A, A).
+
+    A row of a class that is nowhere the first choice is NaN.
+    """
+    return counts.soft / counts.soft_count[:, None]
+
+
+def find_pairs(frame: Frame, counts: Counts) -> list[Pair]:
+    """Find the pairs whose second class gets the most, and more than elsewhere."""
+    means, sums, total = soft_means(counts), counts.soft.sum(0), int(counts.soft_count.sum())
+    pairs = []
+    for a, b in np.ndindex(*means.shape):
+        if a == b or not counts.soft_count[a]:
+            continue
+        others = total - int(counts.soft_count[a] + counts.soft_count[b])
+        elsewhere = float(sums[b] - counts.soft[a, b] - counts.soft[b, b])
+        usual = elsewhere / others if others else None
+        share = float(means[a, b])
+        if usual is None or share > usual:
+            first, second = int(frame.classes[a]), int(frame.classes[b])
+            where = int(counts.part[a, b]), int(counts.position[a, b])
+            pairs.append(Pair(first, second, share, usual, int(counts.soft_count[a]), *where))
+    return sorted(pairs, key=lambda pair: -pair.share)[:MOST_PAIRS]
+
+
+def show_examples(
+    answers: Answers,
+    pairs: Sequence[Pair],
+    name_of: NameOf,
+    decode: Decode | None,
+    look: Look | None,
+) -> list[Example]:
+    """Read the position that shows each of some pairs best; what was asked there, if it is known.
+
+    Raises: CorruptPart if a part is damaged; SampleError if the data cannot be read.
+    """
+    with torch.inference_mode():
+        return [_example(answers, pair, name_of, decode, look) for pair in pairs]
+
+
+def _example(
+    answers: Answers, pair: Pair, name_of: NameOf, decode: Decode | None, look: Look | None
+) -> Example:
+    arrays, table, labels = answers.read(pair.part)
+    targets = answers.decode(arrays, slice(pair.position, pair.position + 1))
+    ends = np.cumsum(table.positions)
+    row = int(np.searchsorted(ends, pair.position, side="right"))
+    label = int(labels[pair.position])
+    place = pair.position - int(ends[row] - table.positions[row])
+    text = _text(answers.cache, pair.part, row, place, decode)
+    seen = look([table.ids[row]], table.digests[row : row + 1])[0] if look and not text else text
+    return Example(
+        first=name_of(pair.first),
+        second=name_of(pair.second),
+        id=_id(table, row, place),
+        label=None if label == UNLABELLED else name_of(label),
+        picture=seen if isinstance(seen, bytes) else None,
+        text=printable(seen) if isinstance(seen, str) else None,
+        choices=_choices(targets, pair.second, name_of),
+    )
+
+
+def _id(table: SampleTable, row: int, place: int) -> str:
+    several = table.positions[row] > 1
+    return f"{table.ids[row]}, position {place}" if several else table.ids[row]
+
+
+def _text(cache: Cache, part: int, row: int, place: int, decode: Decode | None) -> str | None:
+    """Spell out the row, or what comes before the token that its `place`-th position predicts."""
+    tokens = cache.plan.about.get("tokens")
+    there = {field.name for field in cache.plan.fields}
+    if not (tokens and decode and there.issuperset(ROW)) or tokens["task"] == "masked_token":
+        return None
+    kept = cache.read_part(part, ROW)
+    (found,) = decode_rows({name: kept[name][row : row + 1] for name in ROW})  # (2, L)
+    if tokens["task"] == "label":
+        return read_text(found, decode)
+    return _before(found, place, decode)
+
+
+def _before(row: NDArray[Any], place: int, decode: Decode) -> str:
+    """Spell out what a model sees before a token, as far as a person needs it."""
+    predicted = 1 + np.flatnonzero(is_predicted(row[None])[0])
+    end = int(predicted[place])
+    of_document = (row[1] == row[1, end]) & (row[1] != PADDING)
+    start = max(int(np.flatnonzero(of_document)[0]), end - CONTEXT)
+    cut = "… " if start > int(np.flatnonzero(of_document)[0]) else ""
+    return cut + decode(row[0, start:end].tolist())
+
+
+def _choices(targets: Targets, also: int, name_of: NameOf) -> tuple[Choice, ...]:
+    """List the first classes of one position, and one more that is spoken of."""
+    kept = targets.logits[0].topk(min(SHOWN_CHOICES, _kept_count(targets))).indices
+    classes = kept if targets.classes is None else targets.classes[0, kept]
+    if not len(classes):
+        classes = targets.top_classes()
+    wanted = list(dict.fromkeys([*classes.tolist(), also]))
+    plain, soft = (
+        class_shares(targets, torch.tensor(wanted), temperature)[0].tolist()
+        for temperature in (1.0, SOFT_TEMPERATURE)
+    )
+    named = zip(map(name_of, wanted), plain, soft, strict=True)
+    return tuple(Choice(*each) for each in named)
+
+
+def _kept_count(targets: Targets) -> int:
+    return targets.logits.shape[1] if targets.count is None else int(targets.count[0])

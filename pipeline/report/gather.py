@@ -1,0 +1,133 @@
+"""From what is given to everything a page shows: each cache counted, each run read.
+
+What cannot be shown beside the numbers, such as samples whose data is not here, is said on the
+page.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import CorruptPart, PipelineError
+from pipeline.experiment.pseudo_labels import look_at
+from pipeline.recipe import Recipe
+from pipeline.report.alike import MOST_EXAMPLES, Look, find_pairs, show_examples
+from pipeline.report.answers import Answers, count_cache, readings
+from pipeline.report.given import Given, GivenCache
+from pipeline.report.names import Decode, name_classes, open_decoder
+from pipeline.report.page import CacheNumbers, Contents
+from pipeline.report.runs import Run, read_curve, read_run
+
+Advance = Callable[[int], object]
+
+
+def count_parts(given: Given) -> int:
+    """How many parts `gather` reads, those that it reads twice counted so."""
+    return sum(
+        each.cache.plan.part_count * readings(Answers(each.cache)) for each in given.caches.values()
+    )
+
+
+def gather(given: Given, threads: int, advance: Advance) -> Contents:
+    """Read everything; `advance` is told of each part that was read.
+
+    Raises: CorruptPart if a part of a cache is damaged; PipelineError if a document of a run is.
+    """
+    runs = [(read_run(folder), recipe) for folder, recipe in given.runs.values()]
+    names = _names([each.cache.path for each in given.caches.values()])
+    recipes = [each.recipe for each in given.caches.values()] + [each for _, each in runs]
+    titles = list(dict.fromkeys(each.name for each in recipes if each)) or [
+        *names,
+        *(run.folder.name for run, _ in runs),
+        *(path.name for path in given.curves),
+    ]
+    return Contents(
+        title=f"Report on {', '.join(titles)}",
+        caches=[
+            _numbers(name, each, threads, advance)
+            for name, each in zip(names, given.caches.values(), strict=True)
+        ],
+        runs=[run for run, _ in runs],
+        curves={path: read_curve(path) for path in given.curves},
+        missing=given.missing,
+        looks={run.folder: look for run, recipe in runs if (look := _look_of(run, recipe))},
+    )
+
+
+def _names(places: list[object]) -> list[str]:
+    """Call caches by the ends of their places, as far as that tells them apart."""
+    ends = [str(place).rstrip("/").rpartition("/")[2] for place in places]
+    return [
+        str(place) if ends.count(end) > 1 else end for place, end in zip(places, ends, strict=True)
+    ]
+
+
+def _numbers(name: str, given: GivenCache, threads: int, advance: Advance) -> CacheNumbers:
+    answers, notes = Answers(given.cache), list[str]()
+    frame, counts = count_cache(answers, threads, advance)
+    decode, look = _decoder(given, notes), _look(given, notes)
+    name_of = name_classes(given.cache, decode)
+    pairs = find_pairs(frame, counts)
+    examples = show_examples(answers, pairs[:MOST_EXAMPLES], name_of, decode, look)
+    return CacheNumbers(name, given.cache, frame, counts, name_of, pairs, examples, notes)
+
+
+def _decoder(given: GivenCache, notes: list[str]) -> Decode | None:
+    tokens = given.cache.plan.about.get("tokens")
+    if not tokens:
+        return None
+    try:
+        decode = open_decoder(given.cache, given.recipe)
+    except PipelineError as error:
+        notes.append(f"Tokens have numbers for names: {error}")
+        return None
+    if decode is None:
+        notes.append(
+            "Tokens have numbers for names: the tokenizer that this cache was made with is not "
+            "at hand. Give its recipe, which says where it lies."
+        )
+    return decode
+
+
+def _look(given: GivenCache, notes: list[str]) -> Look | None:
+    """Find what shows the samples of a cache; rows of tokens show themselves."""
+    if given.cache.plan.about.get("tokens"):
+        return None
+    name = given.cache.plan.about["recipe"]["cache"]["data"]
+    if given.recipe is None or name not in given.recipe.data:
+        notes.append(
+            f"Samples are not shown: only a recipe says where data.{name} lies. Give the recipe in "
+            "place of the cache."
+        )
+        return None
+    try:
+        return look_at(given.recipe, name)
+    except CorruptPart:
+        raise
+    except PipelineError as error:
+        notes.append(f"Samples are not shown: {error}")
+        return None
+
+
+def _look_of(run: Run, recipe: Recipe | None) -> Look | None:
+    """Find what shows the samples that a run was evaluated on."""
+    if recipe is None or not run.evaluation or not run.evaluation.get("disagreements"):
+        return None
+    name = str(run.evaluation.get("data", {}).get("name", "")).removeprefix("data.")
+    if name not in recipe.data:
+        return None
+    return lambda ids: look_at(recipe, name)(ids)  # opened when asked, where an error can be told
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page so that it appears whole or not at all.
+
+    Raises: PipelineError if it cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise PipelineError(
+            f"{path}: cannot be written ({error.strerror}). Name another file with --out."
+        ) from error
