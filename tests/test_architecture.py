@@ -51,6 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("caching", "compute", "experiment", "progress", "recipe", "samples", "store"),
         "training",
     },
+    "report": {
+        *("compute", "experiment", "metrics", "recipe", "samples", "store", "stream", "targets"),
+        "training",
+    },
     "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.
@@ -75,6 +79,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tokenizers": {"samples"},
     "transformers": {"models"},
     "torchvision": {"samples"},
+    "matplotlib": {"report"},
     "safetensors": {"models", "training"},
 }
 WITHOUT_TORCH = {

@@ -133,7 +133,7 @@ def _classes(key: str, classes: Sequence[Mapping[str, Any]]) -> str:
         shares = [each["right"].get(name) for name in models]
         gap = [_gap(each["right"], *pair)] if is_pair else []
         rows.append([printable(str(each["class"])), each.get("count"), *shares, *gap])
-    columns += [Column("student - teacher, points", number(1))] if is_pair else []
+    columns += [Column("gap, points", number(1))] if is_pair else []
     drawn = sorted(classes, key=lambda each: -_spread(each["right"]))[:MOST_DRAWN]
     drawn.sort(key=lambda each: classes.index(each))
     plot = draw_classes(
@@ -167,7 +167,10 @@ def _apart(apart: Sequence[Mapping[str, Any]], look: Look | None) -> str:
         except PipelineError as error:  # a report without pictures is still one
             note = paragraph(f"The samples cannot be shown: {error}", "note")
     items = [_differing(each, shown) for each, shown in zip(apart, seen, strict=True)]
-    told = "Samples on which the first choices differ, the largest KL(teacher, student) first."
+    told = (
+        "Samples on which the first choices differ, the largest KL(teacher, student) first; the "
+        "label's own bars are set off."
+    )
     return paragraph(told) + note + cards(items)
 
 
@@ -181,7 +184,10 @@ def _differing(each: Mapping[str, Any], seen: bytes | str | None) -> str:
     listed = "".join(
         bars(
             printable(str(name)),
-            [bar(printable(str(label_)), float(p), [percent(p)]) for label_, p in answer],
+            [
+                bar(printable(str(of)), float(p), [percent(p)], is_marked=of == each.get("label"))
+                for of, p in answer
+            ],
         )
         for name, answer in each.get("answers", {}).items()
     )

@@ -21,7 +21,7 @@ STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 9,
+    "font.size": 10,
     "axes.formatter.useoffset": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
