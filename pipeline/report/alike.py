@@ -6,6 +6,7 @@ counts to pairs, and from pairs to the positions that show them best.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.report.answers import Answers
-from pipeline.report.counts import SOFT_TEMPERATURE, Counts, Frame
+from pipeline.report.counts import Counts, Frame
 from pipeline.report.names import Decode, NameOf, printable
 from pipeline.report.shares import class_shares
 from pipeline.samples.text.tokens import PADDING, is_predicted, read_text
@@ -27,6 +28,8 @@ MOST_PAIRS, MOST_EXAMPLES = 60, 12
 SHOWN_CHOICES = 5
 # Tokens before the one that is predicted.
 CONTEXT = 40
+# Stands for the token that is predicted.
+BLANK = "▯"
 # Samples by ids, as PNG or text; None for one that is not there or no longer what it was.
 Look = Callable[..., Sequence[bytes | str | None]]
 
@@ -61,7 +64,7 @@ class Choice:
 class Example:
     """A position, what the teacher was asked there, and what it answered.
 
-    Of a token that is predicted `text` is what comes before it.
+    Of a token that is predicted `text` is what comes before it, and a blank.
     """
 
     first: str
@@ -102,6 +105,8 @@ def find_pairs(frame: Frame, counts: Counts) -> list[Pair]:
 def show_examples(
     answers: Answers,
     pairs: Sequence[Pair],
+    temperature: float,
+    *,
     name_of: NameOf,
     decode: Decode | None,
     look: Look | None,
@@ -110,12 +115,18 @@ def show_examples(
 
     Raises: CorruptPart if a part is damaged; SampleError if the data cannot be read.
     """
+    show = partial(_choices, name_of=name_of, temperature=temperature)
     with torch.inference_mode():
-        return [_example(answers, pair, name_of, decode, look) for pair in pairs]
+        return [_example(answers, pair, show, name_of, decode, look) for pair in pairs]
 
 
 def _example(
-    answers: Answers, pair: Pair, name_of: NameOf, decode: Decode | None, look: Look | None
+    answers: Answers,
+    pair: Pair,
+    show: Callable[[Targets, int], tuple[Choice, ...]],
+    name_of: NameOf,
+    decode: Decode | None,
+    look: Look | None,
 ) -> Example:
     arrays, table, labels = answers.read(pair.part)
     targets = answers.decode(arrays, slice(pair.position, pair.position + 1))
@@ -132,7 +143,7 @@ def _example(
         label=None if label == UNLABELLED else name_of(label),
         picture=seen if isinstance(seen, bytes) else None,
         text=printable(seen) if isinstance(seen, str) else None,
-        choices=_choices(targets, pair.second, name_of),
+        choices=show(targets, pair.second),
     )
 
 
@@ -161,10 +172,12 @@ def _before(row: NDArray[Any], place: int, decode: Decode) -> str:
     of_document = (row[1] == row[1, end]) & (row[1] != PADDING)
     start = max(int(np.flatnonzero(of_document)[0]), end - CONTEXT)
     cut = "… " if start > int(np.flatnonzero(of_document)[0]) else ""
-    return cut + decode(row[0, start:end].tolist())
+    return cut + decode(row[0, start:end].tolist()) + BLANK
 
 
-def _choices(targets: Targets, also: int, name_of: NameOf) -> tuple[Choice, ...]:
+def _choices(
+    targets: Targets, also: int, *, name_of: NameOf, temperature: float
+) -> tuple[Choice, ...]:
     """List the first classes of one position, and one more that is spoken of."""
     kept = targets.logits[0].topk(min(SHOWN_CHOICES, _kept_count(targets))).indices
     classes = kept if targets.classes is None else targets.classes[0, kept]
@@ -172,8 +185,7 @@ def _choices(targets: Targets, also: int, name_of: NameOf) -> tuple[Choice, ...]
         classes = targets.top_classes()
     wanted = list(dict.fromkeys([*classes.tolist(), also]))
     plain, soft = (
-        class_shares(targets, torch.tensor(wanted), temperature)[0].tolist()
-        for temperature in (1.0, SOFT_TEMPERATURE)
+        class_shares(targets, torch.tensor(wanted), each)[0].tolist() for each in (1.0, temperature)
     )
     named = zip(map(name_of, wanted), plain, soft, strict=True)
     return tuple(Choice(*each) for each in named)

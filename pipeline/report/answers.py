@@ -25,6 +25,9 @@ MOST_IN_MATRIX, MOST_IN_TABLE = 40, 1000
 BLOCK_NUMBERS = 2**22
 # Positions whose logits of all classes are rebuilt: more would change no figure that is shown.
 MOST_REBUILT = 100_000
+# Where what a teacher finds alike shows best. One that is sure says a single class at T = 1; one
+# that is not, as of language, says many there, and nothing but all of them at 4.
+SURE_FROM, SURE_TEMPERATURE = 0.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,15 @@ def readings(answers: Answers) -> int:
 def _frame(
     answers: Answers, threads: int, parts: Sequence[int], advance: Callable[[int], object]
 ) -> Frame:
-    spec = answers.spec
-    every = 1
-    if spec.rank:
-        every = max(1, -(-answers.cache.manifest["positions"] // MOST_REBUILT))
+    spec, manifest = answers.spec, answers.cache.manifest
+    positions = manifest["positions"]
+    sure = manifest["statistics"].get("confidence_sum", positions) / positions
+    how: dict[str, Any] = {
+        "temperature": SURE_TEMPERATURE if sure >= SURE_FROM else 1.0,
+        "every": max(1, -(-positions // MOST_REBUILT)) if spec.rank else 1,
+    }
     if readings(answers) == 1:
-        return Frame(spec, torch.arange(spec.class_count), spec.class_count, every)
+        return Frame(spec, torch.arange(spec.class_count), spec.class_count, **how)
     total = np.zeros(spec.class_count, np.int64)
     for each in map_threads(answers.count_first, parts, threads):
         total += each
@@ -140,4 +146,4 @@ def _frame(
     order = np.argsort(-total, kind="stable")[:MOST_IN_TABLE]
     shown = order if spec.class_count <= MOST_IN_TABLE else order[total[order] > 0]
     matrix = min(MOST_IN_MATRIX, int((total[order] > 0).sum()))
-    return Frame(spec, torch.from_numpy(shown.copy()), matrix, every)
+    return Frame(spec, torch.from_numpy(shown.copy()), matrix, **how)

@@ -16,8 +16,6 @@ from pipeline.report.shares import class_shares
 from pipeline.targets import Targets, TargetSpec, kept_mass
 
 MASS_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
-# Where what a teacher finds alike shows best: at 1 a sure teacher says one class alone.
-SOFT_TEMPERATURE = 4.0
 MASS_BINS, CONFIDENCE_BINS, ENTROPY_BINS = 20, 20, 40
 # Of each class: positions whose first choice it is and the confidence there, labels, right ones.
 CHOSEN, CONFIDENCE, LABELLED, RIGHT = range(4)
@@ -27,7 +25,8 @@ CHOSEN, CONFIDENCE, LABELLED, RIGHT = range(4)
 class Frame:
     """What is counted: `table` classes one by one, the first `matrix` of them against each other.
 
-    What takes the logits of every class is counted of every `every`-th position of a part.
+    Against each other at a temperature. What takes the logits of every class is counted of every
+    `every`-th position of a part.
 
     Shapes: classes (S,), the most frequent first choices first.
     """
@@ -35,6 +34,7 @@ class Frame:
     spec: TargetSpec
     classes: Tensor
     matrix: int
+    temperature: float = 1.0
     every: int = 1
 
     @property
@@ -199,7 +199,7 @@ def _count_soft(
     chosen = places[(row < frame.matrix) & ((start + places) % frame.every == 0)]
     if not len(chosen):
         return found
-    shares = class_shares(targets[chosen], shown, SOFT_TEMPERATURE).double()  # (p, A)
+    shares = class_shares(targets[chosen], shown, frame.temperature).double()  # (p, A)
     for one in sorted(set(row[chosen].tolist())):
         of_one = (row[chosen] == one).nonzero().flatten()
         found["soft"][one] = shares[of_one].sum(0)

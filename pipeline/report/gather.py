@@ -67,7 +67,14 @@ def _numbers(name: str, given: GivenCache, threads: int, advance: Advance) -> Ca
     decode, look = _decoder(given, notes), _look(given, notes)
     name_of = name_classes(given.cache, decode)
     pairs = find_pairs(frame, counts)
-    examples = show_examples(answers, pairs[:MOST_EXAMPLES], name_of, decode, look)
+    examples = show_examples(
+        answers,
+        pairs[:MOST_EXAMPLES],
+        frame.temperature,
+        name_of=name_of,
+        decode=decode,
+        look=look,
+    )
     return CacheNumbers(name, given.cache, frame, counts, name_of, pairs, examples, notes)
 
 

@@ -17,7 +17,6 @@ from pipeline.report.alike import Example, Pair, soft_means
 from pipeline.report.counts import (
     MASS_TEMPERATURES,
     RIGHT,
-    SOFT_TEMPERATURE,
     Counts,
     Frame,
 )
@@ -27,6 +26,7 @@ from pipeline.report.page.pieces import (
     bar,
     bars,
     cards,
+    chip,
     facts,
     figure,
     figures,
@@ -46,6 +46,8 @@ from pipeline.store import Cache
 # Column headings of more letters stand upright.
 LONG = 4
 NAMED_SOFTWARE = 8
+# What would be shown as 0.0 is a dot, which says its value to who points at it.
+LEAST_SHOWN = 0.0005
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ def _classes(found: CacheNumbers) -> str:
 
 
 def _alike(found: CacheNumbers) -> str:
-    temperature = f"T = {SOFT_TEMPERATURE:g}"
+    temperature = f"T = {found.frame.temperature:g}"
     if not found.pairs:
         return paragraph(f"At {temperature} no class gets more beside one than beside others.")
     every = found.frame.every
@@ -271,7 +273,7 @@ def _alike(found: CacheNumbers) -> str:
     return "".join(
         [
             paragraph(
-                f"The mean softened distribution at {temperature}, by the teacher's first choice: "
+                f"The mean distribution at {temperature}, by the teacher's first choice: "
                 "how much each class gets where another one wins. This is what hard labels do not "
                 f"say.{_left_out_text(found)}{only}"
             ),
@@ -315,7 +317,7 @@ def _matrix(found: CacheNumbers) -> str:
             for b in range(len(names))
         )
         rows.append(f'<tr><th scope="row" title="{text(name)}">{text(name)}</th>{cells}</tr>')
-    label = "Mean softened distribution, %: rows are first choices"
+    label = "Mean distribution, %: rows are first choices"
     return (
         f'<div class="scrolls" tabindex="0" role="region" aria-label="{label}">'
         f'<table class="matrix"><caption>{label}, columns what each class gets</caption>'
@@ -326,7 +328,7 @@ def _matrix(found: CacheNumbers) -> str:
 def _cell(value: float, most: float, *, is_same: bool, told: str) -> str:
     if value < 0:
         return "<td></td>"
-    shown = f"{100 * value:.1f}" if value >= 0.0005 else f"{100 * value:.0e}"
+    shown = f"{100 * value:.1f}" if value >= LEAST_SHOWN else "·"
     if is_same:
         return f'<td class="same" title="{text(told)}: {share(value)}">{shown}</td>'
     strength = min(1.0, value / most)
@@ -334,6 +336,8 @@ def _cell(value: float, most: float, *, is_same: bool, told: str) -> str:
 
 
 def _examples(found: CacheNumbers) -> str:
+    temperature = found.frame.temperature
+    is_plain = temperature == 1.0
     items = []
     for each in found.examples:
         label = "" if each.label is None else f", label {each.label}"
@@ -341,15 +345,15 @@ def _examples(found: CacheNumbers) -> str:
             bar(
                 choice.name,
                 choice.soft,
-                [percent(choice.soft), share(choice.plain)],
+                [percent(choice.soft), *([] if is_plain else [share(choice.plain)])],
                 is_marked=choice.name == each.second,
             )
             for choice in each.choices
         ]
         items.append(
-            f"<h4>{text(each.first)}, with some {text(each.second)}</h4>"
+            f"<h4>{chip(each.first)} with some {chip(each.second)}</h4>"
             + sample(each.id, each.picture, each.text)
             + paragraph(f"{each.id}{label}")
-            + bars(f"teacher at T = {SOFT_TEMPERATURE:g}, and at T = 1", rows)
+            + bars(f"teacher at T = {temperature:g}{'' if is_plain else ', and at T = 1'}", rows)
         )
     return cards(items)

@@ -124,6 +124,11 @@ def paragraph(value: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
 
 
+def chip(name: str) -> str:
+    """Set a class's name off from the words around it."""
+    return f'<span class="chip">{text(name)}</span>'
+
+
 def bar(name: str, share: float, told: Sequence[str], *, is_marked: bool = False) -> str:
     """Show a share as a bar, with its name before and what is told of it behind."""
     wide = f"{100 * min(max(share, 0.0), 1.0):.1f}"
