@@ -26,6 +26,8 @@ from pipeline.targets import Targets
 
 MOST_PAIRS, MOST_EXAMPLES = 60, 12
 SHOWN_CHOICES = 5
+# A class that gets more beside another one gets so much more: less may be rounding.
+LEAST_TIMES = 1.01
 # Tokens before the one that is predicted.
 CONTEXT = 40
 # Stands for the token that is predicted.
@@ -95,7 +97,7 @@ def find_pairs(frame: Frame, counts: Counts) -> list[Pair]:
         elsewhere = float(sums[b] - counts.soft[a, b] - counts.soft[b, b])
         usual = elsewhere / others if others else None
         share = float(means[a, b])
-        if usual is None or share > usual:
+        if usual is None or share > LEAST_TIMES * usual:
             first, second = int(frame.classes[a]), int(frame.classes[b])
             where = int(counts.part[a, b]), int(counts.position[a, b])
             pairs.append(Pair(first, second, share, usual, int(counts.soft_count[a]), *where))
