@@ -18,7 +18,7 @@ ROWS = 67
 
 
 def stored(cache: Cache, name: str) -> np.ndarray:
-    parts = [cache.read_part(part)[name] for part in range(cache.plan.part_count)]
+    parts: list[np.ndarray] = [cache.read_part(part)[name] for part in range(cache.plan.part_count)]
     return np.concatenate(parts)
 
 

@@ -150,13 +150,17 @@ def _curves(key: str, run: Run) -> str:
             _numbers("Losses", run.losses),
         )
     ]
-    for name, points in run.validation.items():
+    # By number, for a name may be anything, and a key is part of the markup.
+    for place, (name, points) in enumerate(run.validation.items()):
         heading, show = METRICS.get(name, (name.replace("_", " "), number(4)))
         best = (run.result or {}).get("best_step")
         drawn.append(
             figure(
                 draw_curves(
-                    f"{key}-{name}", f"Validation: {heading}", {heading: points}, label=heading
+                    f"{key}-metric-{place}",
+                    f"Validation: {heading}",
+                    {heading: points},
+                    label=heading,
                 ),
                 f"Validation: {heading}, {show(points[-1][1])} at the last evaluation"
                 + (f"; the best step is {best:,}." if best else "."),
