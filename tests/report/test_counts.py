@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ ROWS = 67
 
 
 def stored(cache: Cache, name: str) -> np.ndarray:
-    parts: list[np.ndarray] = [cache.read_part(part)[name] for part in range(cache.plan.part_count)]
-    return np.concatenate(parts)
+    parts: list[Any] = [cache.read_part(part)[name] for part in range(cache.plan.part_count)]
+    whole: np.ndarray = np.concatenate(parts)
+    return whole
 
 
 def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
