@@ -18,6 +18,10 @@ from pipeline.report.page import CacheNumbers, Contents
 from pipeline.report.runs import Run, read_curve, read_run
 
 Advance = Callable[[int], object]
+CHANGED = (
+    "Samples are not shown: what the recipe names is other data than the teacher saw, has changed "
+    "since, or is nothing that a page can show."
+)
 
 
 def count_parts(given: Given) -> int:
@@ -75,6 +79,8 @@ def _numbers(name: str, given: GivenCache, threads: int, advance: Advance) -> Ca
         decode=decode,
         look=look,
     )
+    if look and examples and not any(each.picture or each.text for each in examples):
+        notes.append(CHANGED)
     return CacheNumbers(name, given.cache, frame, counts, name_of, pairs, examples, notes)
 
 

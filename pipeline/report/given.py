@@ -47,6 +47,7 @@ def find_given(targets: Sequence[str], overrides: Sequence[str]) -> Given:
     given = Given()
     for target in targets:
         _take(given, target, overrides)
+    _adopt(given)
     if not (given.caches or given.runs or given.curves):
         raise PipelineError(
             "\n  ".join(["report: there is no cache and no run to report on", *given.missing])
@@ -70,6 +71,19 @@ def _take(given: Given, target: str, overrides: Sequence[str]) -> None:
         what = "holds neither" if path.is_dir() else "is neither" if path.exists() else "is not"
         told = "there" if what == "is not" else "a cache nor a run"
         raise PipelineError(f"{target}: {what} {told}; {ALLOWED}")
+
+
+def _adopt(given: Given) -> None:
+    """Let caches that no recipe names be read with one that has data of that name.
+
+    Whether it is the very data, and the very tokenizer, their digests say.
+    """
+    every = [each.recipe for each in given.caches.values()] + [r for _, r in given.runs.values()]
+    recipes = [recipe for recipe in every if recipe]
+    for place, each in given.caches.items():
+        name = each.cache.plan.about.get("recipe", {}).get("cache", {}).get("data")
+        known = next((recipe for recipe in recipes if name in recipe.data), None)
+        given.caches[place] = GivenCache(each.cache, each.recipe or known)
 
 
 def _take_recipe(given: Given, recipe: Recipe) -> None:

@@ -26,7 +26,8 @@ def stored(cache: Cache, name: str) -> np.ndarray:
 
 def softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     powers = np.exp(logits / temperature)
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 @pytest.fixture

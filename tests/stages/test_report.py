@@ -113,6 +113,14 @@ def test_the_same_page_comes_out_every_time(trained: Lab, monkeypatch: pytest.Mo
     assert pages[0] == pages[1]
 
 
+def test_a_bare_cache_is_read_with_a_recipe_that_knows_its_data(trained: Lab) -> None:
+    bare = trained.cache.rename(trained.folder / "bare")
+    page = trained.folder / "page.html"
+    answer = run_cli("report", str(bare), str(trained.recipe), "--out", str(page), "--quiet")
+    assert answer.status == 0
+    assert page.read_text().count("data:image/png;base64,") > 1
+
+
 def test_what_is_missing_is_said_and_no_error(cached_lab: Lab) -> None:
     page = cached_lab.folder / "page.html"
     cached_lab.edit('[validation]\ndata = "validation"', '[validation]\ncache = "held-out"')
@@ -174,6 +182,7 @@ def test_samples_that_have_changed_are_not_shown(cached_lab: Lab) -> None:
     page = cached_lab.folder / "page.html"
     assert run_cli("report", str(cached_lab.recipe), "--out", str(page), "--quiet").status == 0
     assert "data:image/png" not in page.read_text()
+    assert "is other data than the teacher saw, has changed since" in page.read_text()
 
 
 def test_data_that_is_gone_is_said_on_the_page(cached_lab: Lab) -> None:
