@@ -11,6 +11,12 @@ from pipeline.store import Cache
 Document = Mapping[str, Any]
 
 
+def data_name(cache: Cache) -> str | None:
+    """Name the data of a recipe that a cache is of; None of one that was made without a recipe."""
+    named: str | None = cache.plan.about.get("recipe", {}).get("cache", {}).get("data")
+    return named
+
+
 def kept_text(targets: Document) -> str:
     """Say what a position keeps, such as `8 of 50257 classes and 16 draws (hybrid)`."""
     most = "up to " if targets["kind"] == "top_p" else ""
@@ -25,7 +31,9 @@ def kept_text(targets: Document) -> str:
 
 
 def teacher_text(settings: Document, recipe: Document) -> str:
-    """Say who answered, and under which conditions."""
+    """Say who answered, and under which conditions, as far as it is told."""
+    if "teacher" not in settings or "teacher" not in recipe:
+        return ""
     teacher, kind = settings["teacher"], recipe["teacher"]["model"]["kind"]
     threads = f"{teacher['threads']} thread{'s' if teacher['threads'] != 1 else ''}"
     return (
@@ -36,6 +44,8 @@ def teacher_text(settings: Document, recipe: Document) -> str:
 
 def data_text(settings: Document, recipe: Document) -> str:
     """Say which data was answered, such as `data.train (parquet), digest 0123456789abcdef`."""
+    if "data" not in settings or "cache" not in recipe:
+        return ""
     name = recipe["cache"]["data"]
     return f"data.{name} ({recipe['data'][name]['kind']}), digest {settings['data']['digest'][:16]}"
 

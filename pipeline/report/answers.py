@@ -24,7 +24,7 @@ MOST_IN_MATRIX, MOST_IN_TABLE = 40, 1000
 # Numbers decoded at once: 16 MiB of float32.
 BLOCK_NUMBERS = 2**22
 # Positions whose logits of all classes are rebuilt: more would change no figure that is shown.
-MOST_REBUILT = 100_000
+MOST_REBUILT = 30_000
 # Where what a teacher finds alike shows best. One that is sure says a single class at T = 1; one
 # that is not, as of language, says many there, and nothing but all of them at 4.
 SURE_FROM, SURE_TEMPERATURE = 0.5, 4.0

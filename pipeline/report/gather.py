@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.errors import CorruptPart, PipelineError
 from pipeline.experiment.pseudo_labels import look_at
 from pipeline.recipe import Recipe
+from pipeline.report.about import data_name
 from pipeline.report.alike import MOST_EXAMPLES, Look, find_pairs, show_examples
 from pipeline.report.answers import Answers, count_cache, readings
 from pipeline.report.given import Given, GivenCache
@@ -105,11 +106,12 @@ def _look(given: GivenCache, notes: list[str]) -> Look | None:
     """Find what shows the samples of a cache; rows of tokens show themselves."""
     if given.cache.plan.about.get("tokens"):
         return None
-    name = given.cache.plan.about["recipe"]["cache"]["data"]
-    if given.recipe is None or name not in given.recipe.data:
+    name = data_name(given.cache)
+    if name is None or given.recipe is None or name not in given.recipe.data:
+        data = f"data.{name} lies" if name else "they lie"
         notes.append(
-            f"Samples are not shown: only a recipe says where data.{name} lies. Give the recipe in "
-            "place of the cache."
+            f"Samples are not shown: only a recipe says where {data}. Give the recipe in place of "
+            "the cache."
         )
         return None
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import CacheError, CorruptPart, PipelineError
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.report.about import data_name
 from pipeline.store import Cache, open_cache
 from pipeline.store.records import PLAN_FILE
 from pipeline.training.run_folder import RECIPE
@@ -81,7 +82,7 @@ def _adopt(given: Given) -> None:
     every = [each.recipe for each in given.caches.values()] + [r for _, r in given.runs.values()]
     recipes = [recipe for recipe in every if recipe]
     for place, each in given.caches.items():
-        name = each.cache.plan.about.get("recipe", {}).get("cache", {}).get("data")
+        name = data_name(each.cache)
         known = next((recipe for recipe in recipes if name in recipe.data), None)
         given.caches[place] = GivenCache(each.cache, each.recipe or known)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pipeline.recipe import Recipe
+from pipeline.report.about import data_name
 from pipeline.samples.text.tokenizer import BYTES, Tokenizer, open_tokenizer
 from pipeline.store import Cache
 
@@ -44,8 +45,8 @@ def open_decoder(cache: Cache, recipe: Recipe | None) -> Decode | None:
     tokens = cache.plan.about.get("tokens")
     if not tokens:
         return None
-    name = cache.plan.about["recipe"]["cache"]["data"]
-    table = recipe.data.get(name) if recipe else None
+    name = data_name(cache)
+    table = recipe.data.get(name) if recipe and name else None
     is_masked, found = tokens["task"] == "masked_token", list[Tokenizer]()
     for end in (None, "end"):  # a cache does not say where its tokenizer lay, only which it was
         found.append(

@@ -48,6 +48,8 @@ LONG = 4
 NAMED_SOFTWARE = 8
 # What would be shown as 0.0 is a dot, which says its value to who points at it.
 LEAST_SHOWN = 0.0005
+# In as many digits as there is room for beside a bar.
+FAINTEST = 0.0001
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class CacheNumbers:
 def share(value: float) -> str:
     """Show a share in three digits, however small."""
     return f"{100 * value:.3g}%"
+
+
+def _faint(value: float) -> str:
+    return f"{value:.2%}" if value >= FAINTEST else f"<{FAINTEST:.2%}"
 
 
 def cache_section(key: str, found: CacheNumbers) -> str:
@@ -108,7 +114,7 @@ def _facts(cache: Cache) -> dict[str, str]:
     settings, recipe = plan.settings, plan.about.get("recipe", {})
     parts = f"{plan.part_count} part{'s' if plan.part_count != 1 else ''}"
     skipped = len(plan.about.get("skipped", ()))
-    model = recipe["teacher"]["model"]
+    model = recipe.get("teacher", {}).get("model", {})
     named = model.get("path") or model.get("factory") or ""
     shared = shared_bytes(cache)
     arrays = field_bytes(cache) / manifest["positions"]
@@ -345,7 +351,7 @@ def _examples(found: CacheNumbers) -> str:
             bar(
                 choice.name,
                 choice.soft,
-                [percent(choice.soft), *([] if is_plain else [share(choice.plain)])],
+                [percent(choice.soft), *([] if is_plain else [_faint(choice.plain)])],
                 is_marked=choice.name == each.second,
             )
             for choice in each.choices

@@ -47,6 +47,8 @@ SIZES: dict[str, tuple[str, Callable[[Any], str]]] = {
 SPREAD = ("median", "least", "most")
 # Classes that a drawing has room for: those where models differ most.
 MOST_DRAWN = 40
+# Of the samples on which models differ; the others unfold.
+SHOWN_APART = 12
 Look = Callable[..., Sequence[bytes | str | None]]
 
 
@@ -171,7 +173,9 @@ def _apart(apart: Sequence[Mapping[str, Any]], look: Look | None) -> str:
         "Samples on which the first choices differ, the largest KL(teacher, student) first; the "
         "label's own bars are set off."
     )
-    return paragraph(told) + note + cards(items)
+    more = items[SHOWN_APART:]
+    folded = f"<details><summary>{len(more)} more</summary>{cards(more)}</details>" if more else ""
+    return paragraph(told) + note + cards(items[:SHOWN_APART]) + folded
 
 
 def _differing(each: Mapping[str, Any], seen: bytes | str | None) -> str:
