@@ -7,7 +7,6 @@ counts to pairs, and from pairs to the positions that show them best.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +16,21 @@ from torch import Tensor
 from pipeline.report.answers import Answers
 from pipeline.report.counts import Counts, Frame
 from pipeline.report.names import Decode, NameOf, printable
+from pipeline.report.rows import Look, asked_tokens, has_tokens, task_of, token_rows
 from pipeline.report.shares import class_shares
-from pipeline.samples.text.tokens import PADDING, is_predicted, read_text
-from pipeline.store import UNLABELLED, Cache, SampleTable
+from pipeline.samples.text.tokens import PADDING, read_text
+from pipeline.store import UNLABELLED, SampleTable
 from pipeline.stream.cached import ROW
-from pipeline.stream.token_rows import decode_rows
 from pipeline.targets import Targets
 
 MOST_PAIRS, MOST_EXAMPLES = 60, 12
 SHOWN_CHOICES = 5
 # A class that gets more beside another one gets so much more: less may be rounding.
 LEAST_TIMES = 1.01
-# Tokens before the one that is predicted.
+# Tokens before the one that is asked for, and, where they were seen, behind it.
 CONTEXT = 40
-# Stands for the token that is predicted.
-BLANK = "▯"
-# Samples by ids, as PNG or text; None for one that is not there or no longer what it was.
-Look = Callable[..., Sequence[bytes | str | None]]
+# Stands for the token that is asked for, and for others that are.
+BLANK, HIDDEN = "▯", "·"
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Choice:
 class Example:
     """A position, what the teacher was asked there, and what it answered.
 
-    Of a token that is predicted `text` is what comes before it, and a blank.
+    Of tokens `text` is what was seen, and a blank where one is asked for.
     """
 
     first: str
@@ -136,8 +133,9 @@ def _example(
     row = int(np.searchsorted(ends, pair.position, side="right"))
     label = int(labels[pair.position])
     place = pair.position - int(ends[row] - table.positions[row])
-    text = _text(answers.cache, pair.part, row, place, decode)
-    seen = look([table.ids[row]], table.digests[row : row + 1])[0] if look and not text else text
+    text = _text(answers, pair.part, table, row, place, decode)
+    number = answers.cache.plan.part_range(pair.part).start + row
+    seen = look(number, table.ids[row], table.digests[row]) if look and text is None else text
     return Example(
         first=name_of(pair.first),
         second=name_of(pair.second),
@@ -150,31 +148,58 @@ def _example(
 
 
 def _id(table: SampleTable, row: int, place: int) -> str:
-    several = table.positions[row] > 1
-    return f"{table.ids[row]}, position {place}" if several else table.ids[row]
+    several = f", position {place}" if table.positions[row] > 1 else ""
+    return table.ids[row] + (f", view {table.views[row]}" if table.views[row] else "") + several
 
 
-def _text(cache: Cache, part: int, row: int, place: int, decode: Decode | None) -> str | None:
-    """Spell out the row, or what comes before the token that its `place`-th position predicts."""
-    tokens = cache.plan.about.get("tokens")
-    there = {field.name for field in cache.plan.fields}
-    if not (tokens and decode and there.issuperset(ROW)) or tokens["task"] == "masked_token":
+def _text(
+    answers: Answers,
+    part: int,
+    table: SampleTable,
+    row: int,
+    place: int,
+    decode: Decode | None,
+) -> str | None:
+    """Spell out the row, or what was seen around the token of its `place`-th position."""
+    if decode is None or not has_tokens(answers.cache):
         return None
-    kept = cache.read_part(part, ROW)
-    (found,) = decode_rows({name: kept[name][row : row + 1] for name in ROW})  # (2, L)
-    if tokens["task"] == "label":
+    kept = answers.cache.read_part(part, ROW)
+    found = token_rows(table, kept, answers.masks)[row]
+    if task_of(answers.cache) == "label":
         return read_text(found, decode)
-    return _before(found, place, decode)
+    return _around(found, place, decode)
 
 
-def _before(row: NDArray[Any], place: int, decode: Decode) -> str:
-    """Spell out what a model sees before a token, as far as a person needs it."""
-    predicted = 1 + np.flatnonzero(is_predicted(row[None])[0])
-    end = int(predicted[place])
-    of_document = (row[1] == row[1, end]) & (row[1] != PADDING)
-    start = max(int(np.flatnonzero(of_document)[0]), end - CONTEXT)
-    cut = "… " if start > int(np.flatnonzero(of_document)[0]) else ""
-    return cut + decode(row[0, start:end].tolist()) + BLANK
+def _around(row: NDArray[np.int32], place: int, decode: Decode) -> str:
+    """Spell out what a model sees of a document around a token that is asked for.
+
+    Shapes: row (2 or 3, L).
+    """
+    asked = asked_tokens(row)
+    here = int(asked[place])
+    document = np.flatnonzero((row[1] == row[1, here]) & (row[1] != PADDING))
+    first, last = int(document[0]), int(document[-1])
+    start, end = max(first, here - CONTEXT), here
+    text = decode(row[0, start:end].tolist()) + BLANK
+    if len(row) == 3:
+        end = min(last + 1, here + CONTEXT)
+        text = _spell(row[0, start:end], start, asked, here, decode)
+    return ("… " if start > first else "") + text + ("" if len(row) == 2 or end > last else " …")
+
+
+def _spell(
+    ids: NDArray[np.int32], start: int, asked: NDArray[np.int64], here: int, decode: Decode
+) -> str:
+    """Decode tokens in runs, with signs for those that are asked for."""
+    pieces, run = list[str](), list[int]()
+    hidden = set(asked.tolist())
+    for place, token in enumerate(ids.tolist(), start):
+        if place not in hidden:
+            run.append(token)
+            continue
+        pieces += [decode(run) if run else "", BLANK if place == here else HIDDEN]
+        run = []
+    return "".join([*pieces, decode(run) if run else ""])
 
 
 def _choices(

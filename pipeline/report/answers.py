@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.compute import map_threads
 from pipeline.report.counts import Counts, Frame, count, count_nothing
-from pipeline.report.labels import position_labels, token_fields_of
+from pipeline.report.rows import has_tokens, open_masks, position_labels
+from pipeline.samples import Views
 from pipeline.store import Cache, SampleTable
+from pipeline.stream.cached import ROW
 from pipeline.targets import Basis, Targets, TargetSpec, decode, decode_basis, target_fields
 
 # Classes against each other, and one by one; more are not read by anybody.
@@ -46,6 +48,11 @@ class Answers:
         return decode_basis(self.cache.read_shared(), self.spec) if self.spec.rank else None
 
     @cached_property
+    def masks(self) -> Views | None:
+        """What hid tokens from the teacher, if anything did."""
+        return open_masks(self.cache)
+
+    @cached_property
     def _fields(self) -> tuple[str, ...]:
         there = {field.name for field in self.cache.plan.fields}
         return tuple(each.name for each in target_fields(self.spec) if each.name in there)
@@ -56,10 +63,11 @@ class Answers:
         Shapes: arrays (P, ...), labels (P,).
         Raises: CorruptPart if the part is damaged.
         """
-        tokens = token_fields_of(self.cache)
-        arrays, table = self.cache.read_part(part, (*self._fields, *tokens)), None
+        tokens = ROW if has_tokens(self.cache) else ()
+        arrays = self.cache.read_part(part, (*self._fields, *tokens))
         table = self.cache.read_samples(part)
-        labels = position_labels(self.cache, table, {name: arrays.pop(name) for name in tokens})
+        kept = {name: arrays.pop(name) for name in tokens}
+        labels = position_labels(self.cache, table, kept, self.masks)
         return arrays, table, labels
 
     def decode(self, arrays: dict[str, NDArray[Any]], positions: slice) -> Targets:

@@ -6,16 +6,18 @@ page.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import CorruptPart, PipelineError
 from pipeline.experiment.pseudo_labels import look_at
 from pipeline.recipe import Recipe
 from pipeline.report.about import data_name
-from pipeline.report.alike import MOST_EXAMPLES, Look, find_pairs, show_examples
+from pipeline.report.alike import MOST_EXAMPLES, find_pairs, show_examples
 from pipeline.report.answers import Answers, count_cache, readings
 from pipeline.report.given import Given, GivenCache
 from pipeline.report.names import Decode, name_classes, open_decoder
 from pipeline.report.page import CacheNumbers, Contents
+from pipeline.report.rows import Look, has_tokens, open_look
 from pipeline.report.runs import Run, read_curve, read_run
 
 Advance = Callable[[int], object]
@@ -104,7 +106,7 @@ def _decoder(given: GivenCache, notes: list[str]) -> Decode | None:
 
 def _look(given: GivenCache, notes: list[str]) -> Look | None:
     """Find what shows the samples of a cache; rows of tokens show themselves."""
-    if given.cache.plan.about.get("tokens"):
+    if has_tokens(given.cache):
         return None
     name = data_name(given.cache)
     if name is None or given.recipe is None or name not in given.recipe.data:
@@ -115,7 +117,7 @@ def _look(given: GivenCache, notes: list[str]) -> Look | None:
         )
         return None
     try:
-        return look_at(given.recipe, name)
+        return open_look(given.cache, given.recipe, name)
     except CorruptPart:
         raise
     except PipelineError as error:
@@ -123,7 +125,7 @@ def _look(given: GivenCache, notes: list[str]) -> Look | None:
         return None
 
 
-def _look_of(run: Run, recipe: Recipe | None) -> Look | None:
+def _look_of(run: Run, recipe: Recipe | None) -> Callable[..., Any] | None:
     """Find what shows the samples that a run was evaluated on."""
     if recipe is None or not run.evaluation or not run.evaluation.get("disagreements"):
         return None

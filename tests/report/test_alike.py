@@ -60,11 +60,11 @@ def test_an_example_is_the_position_with_its_sample_and_answer(tmp_path: Path) -
     cache = make_alike(tmp_path / "cache")
     answers = Answers(cache)
     frame, counts = count_cache(answers, 1, lambda parts: None)
-    asked = list[tuple[list[str], bytes]]()
+    asked = list[tuple[int, str, bytes]]()
 
-    def look(ids: list[str], digests: np.ndarray) -> list[bytes | str | None]:
-        asked.append((ids, digests.tobytes()))
-        return ["the sample\x00"]
+    def look(row: int, sample_id: str, digest: np.ndarray) -> str:
+        asked.append((row, sample_id, digest.tobytes()))
+        return "the sample\x00"
 
     (example,) = show_examples(
         answers,
@@ -77,7 +77,7 @@ def test_an_example_is_the_position_with_its_sample_and_answer(tmp_path: Path) -
     assert (example.first, example.second) == ("class 1", "class 2")
     assert (example.id, example.label) == ("s31", "class 1")
     assert (example.picture, example.text) == (None, "the sample\\x00")
-    assert asked == [(["s31"], cache.read_samples(3).digests[7].tobytes())]
+    assert asked == [(31, "s31", cache.read_samples(3).digests[7].tobytes())]
     logits = torch.from_numpy(cache.read_part(3)["logits"][7]).double()
     assert [choice.name for choice in example.choices[:2]] == ["class 1", "class 2"]
     for choice in example.choices:

@@ -6,12 +6,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from laboratory import Lab, run_cli
+from test_masked import lab as masked  # noqa: F401  # a fixture
 
+from pipeline.experiment import open_viewed
+from pipeline.recipe import load_recipe
 from pipeline.report.answers import Answers, count_cache
 from pipeline.report.gather import gather
 from pipeline.report.given import find_given
+from pipeline.samples import views_of
+from pipeline.samples.images import encode_png
 from pipeline.store import open_cache
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +216,36 @@ def test_the_labels_of_text_are_its_next_tokens(verses: Lab) -> None:
     assert counts.classes[3].sum() == told["teacher_right"]
     assert counts.entropy_sum == pytest.approx(told["entropy_sum"], rel=1e-5)
     assert counts.mass_sum[0] == pytest.approx(told["kept_mass_sum"], rel=1e-5)
+
+
+def test_the_labels_of_masked_text_are_what_was_hidden(
+    masked: Lab,  # noqa: F811
+) -> None:
+    assert masked.cache_teacher("--quiet", "--set", "views.count=2").status == 0
+    contents = gather(find_given([str(masked.cache)], ()), 2, lambda parts: None)
+    (found,) = contents.caches
+    told = found.cache.manifest["statistics"]
+    assert found.counts.labelled == told["labelled"] == found.counts.positions > 20
+    assert found.counts.classes[3].sum() == told["teacher_right"]
+    for example in found.examples:
+        assert example.text is not None
+        assert example.text.count("▯") == 1
+
+
+def test_pictures_are_what_the_teacher_saw(lab: Lab) -> None:
+    table = '[views]\ncount = 3\n[[views.augment]]\nkind = "shift"\npixels = 2.0\n\n[teacher]'
+    lab.edit("[teacher]", table)
+    assert lab.cache_teacher("--quiet").status == 0
+    contents = gather(find_given([str(lab.recipe)], ()), 1, lambda parts: None)
+    samples = open_viewed(load_recipe(lab.recipe), "train")
+    examples = contents.caches[0].examples
+    assert examples
+    for example in examples:
+        name, _, view = example.id.partition(", view ")
+        index = samples.ids(0, len(samples)).index(name)
+        shown = views_of(samples).show(samples.read([index]), np.array([int(view or 0)]))
+        assert example.picture == encode_png(shown.inputs[0])
+    assert any("view" in example.id for example in examples)
 
 
 def test_tokens_have_names_and_examples_what_comes_before_them(verses: Lab) -> None:

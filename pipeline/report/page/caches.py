@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from pipeline.metrics import CALIBRATION_BINS, calibration_error
 from pipeline.report.about import (
     data_text,
@@ -310,8 +312,8 @@ def _left_out_text(found: CacheNumbers) -> str:
 def _matrix(found: CacheNumbers) -> str:
     frame, means = found.frame, soft_means(found.counts).nan_to_num(nan=-1.0)
     names = [found.name_of(each) for each in frame.classes[: frame.matrix].tolist()]
-    apart = means.clone().fill_diagonal_(-1.0)
-    most = max(float(apart.max()), 1e-12)
+    apart = means[(means >= 0) & ~torch.eye(len(means), dtype=torch.bool)]
+    least, most = (float(each) for each in apart.aminmax()) if len(apart) else (0.0, 1.0)
     head = "".join(
         f'<th scope="col"{" class=long" if len(name) > LONG else ""}>{text(name)}</th>'
         for name in names
@@ -319,7 +321,7 @@ def _matrix(found: CacheNumbers) -> str:
     rows = []
     for a, name in enumerate(names):
         cells = "".join(
-            _cell(float(means[a, b]), most, is_same=a == b, told=f"{name}, {names[b]}")
+            _cell(float(means[a, b]), (least, most), is_same=a == b, told=f"{name}, {names[b]}")
             for b in range(len(names))
         )
         rows.append(f'<tr><th scope="row" title="{text(name)}">{text(name)}</th>{cells}</tr>')
@@ -331,13 +333,14 @@ def _matrix(found: CacheNumbers) -> str:
     )
 
 
-def _cell(value: float, most: float, *, is_same: bool, told: str) -> str:
+def _cell(value: float, ends: tuple[float, float], *, is_same: bool, told: str) -> str:
+    """Shade a value by where it is between the least and the most of two classes."""
     if value < 0:
         return "<td></td>"
     shown = f"{100 * value:.1f}" if value >= LEAST_SHOWN else "·"
     if is_same:
         return f'<td class="same" title="{text(told)}: {share(value)}">{shown}</td>'
-    strength = min(1.0, value / most)
+    strength = (value - ends[0]) / max(ends[1] - ends[0], 1e-12)
     return f'<td style="--v:{strength:.2f}" title="{text(told)}: {share(value)}">{shown}</td>'
 
 
