@@ -4,7 +4,7 @@ What cannot be shown beside the numbers, such as samples whose data is not here,
 page.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.report.rows import Look, has_tokens, open_look
 from pipeline.report.runs import Run, read_curve, read_run
 
 Advance = Callable[[int], object]
+SHOWN_TITLES = 4
 CHANGED = (
     "Samples are not shown: what the recipe names is other data than the teacher saw, has changed "
     "since, or is nothing that a page can show."
@@ -39,16 +40,20 @@ def gather(given: Given, threads: int, advance: Advance) -> Contents:
 
     Raises: CorruptPart if a part of a cache is damaged; PipelineError if a document of a run is.
     """
-    runs = [(read_run(folder), recipe) for folder, recipe in given.runs.values()]
+    called = _names([folder for folder, _ in given.runs.values()])
+    runs = [
+        (read_run(folder, name), recipe)
+        for name, (folder, recipe) in zip(called, given.runs.values(), strict=True)
+    ]
     names = _names([each.cache.path for each in given.caches.values()])
     recipes = [each.recipe for each in given.caches.values()] + [each for _, each in runs]
     titles = list(dict.fromkeys(each.name for each in recipes if each)) or [
         *names,
-        *(run.folder.name for run, _ in runs),
+        *called,
         *(path.name for path in given.curves),
     ]
     return Contents(
-        title=f"Report on {', '.join(titles)}",
+        title=f"Report on {_some(titles)}",
         caches=[
             _numbers(name, each, threads, advance)
             for name, each in zip(names, given.caches.values(), strict=True)
@@ -60,8 +65,13 @@ def gather(given: Given, threads: int, advance: Advance) -> Contents:
     )
 
 
-def _names(places: list[object]) -> list[str]:
-    """Call caches by the ends of their places, as far as that tells them apart."""
+def _some(titles: Sequence[str]) -> str:
+    more = len(titles) - SHOWN_TITLES
+    return ", ".join(titles[:SHOWN_TITLES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _names(places: Sequence[object]) -> list[str]:
+    """Call caches and runs by the ends of their places, as far as that tells them apart."""
     ends = [str(place).rstrip("/").rpartition("/")[2] for place in places]
     return [
         str(place) if ends.count(end) > 1 else end for place, end in zip(places, ends, strict=True)
@@ -145,6 +155,7 @@ def write_page(path: Path, page: str) -> None:
         partial.write_text(page, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise PipelineError(
             f"{path}: cannot be written ({error.strerror}). Name another file with --out."
         ) from error

@@ -5,7 +5,7 @@ follow one another. What a metric means is its own name's business.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ Curves = dict[str, list[tuple[float, float]]]
 class Run:
     """What a run was begun with, how it went and how it ended; `result` is None before its end."""
 
+    name: str
     folder: Path
     identity: Mapping[str, Any]
     recipe: Mapping[str, Any]
@@ -61,30 +62,15 @@ class _Mean:
             self.values.clear()
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run's folder.
+def read_run(folder: Path, name: str = "") -> Run:
+    """Read a run's folder; it is called by that of the folder if no other name is given.
 
     Raises: PipelineError if a document there is damaged.
     """
     begun = read_json(folder / RECIPE)
-    groups = {"losses": _losses, "validation": _of("validation"), "shares": _of("gradient_share")}
-    lengths = dict.fromkeys(groups, 0)
-    last = 0
-    for line in _lines(folder):
-        last = max(last, int(line["step"]))
-        for group, read in groups.items():
-            lengths[group] += bool(read(line))
-    curves: dict[str, Curves] = {group: {} for group in groups}
-    means: dict[tuple[str, str], _Mean] = {}
-    for line in _lines(folder):
-        for group, read in groups.items():
-            wanted = -(-lengths[group] // MOST_POINTS)
-            for name, value in read(line).items():
-                curve = curves[group].setdefault(name, [])
-                means.setdefault((group, name), _Mean(wanted)).take(line["step"], value, curve)
-    for (group, name), mean in means.items():
-        mean.end(curves[group][name])
+    curves, last = _read_curves(folder)
     return Run(
+        name=name or folder.name,
         folder=folder,
         identity=begun.get("identity", {}),
         recipe=begun.get("recipe", {}),
@@ -95,12 +81,39 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def _read_curves(folder: Path) -> tuple[dict[str, Curves], int]:
+    """Read the metrics twice, to know how many points there are before they are averaged.
+
+    Gives curves by their group, and the last step.
+    """
+    lengths, last = dict.fromkeys(GROUPS, 0), 0
+    for line in _lines(folder):
+        last = max(last, int(line["step"]))
+        for group, read in GROUPS.items():
+            lengths[group] += bool(read(line))
+    curves: dict[str, Curves] = {group: {} for group in GROUPS}
+    means: dict[tuple[str, str], _Mean] = {}
+    for line in _lines(folder):
+        for group, read in GROUPS.items():
+            wanted = -(-lengths[group] // MOST_POINTS)
+            for name, value in read(line).items():
+                curve = curves[group].setdefault(name, [])
+                means.setdefault((group, name), _Mean(wanted)).take(line["step"], value, curve)
+    for (group, name), mean in means.items():
+        mean.end(curves[group][name])
+    return curves, last
+
+
 def _losses(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if name not in NO_LOSS}
 
 
-def _of(group: str) -> Any:
-    return lambda line: line.get(group) or {}
+# Which curves a line of metrics has points of.
+GROUPS: dict[str, Callable[[Mapping[str, Any]], dict[str, float]]] = {
+    "losses": _losses,
+    "validation": lambda line: line.get("validation") or {},
+    "shares": lambda line: line.get("gradient_share") or {},
+}
 
 
 def _lines(folder: Path) -> Iterator[dict[str, Any]]:

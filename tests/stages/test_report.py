@@ -175,6 +175,25 @@ def test_a_page_that_cannot_be_written_is_told(cached_lab: Lab) -> None:
     )
 
 
+def test_a_folder_is_no_page_and_nothing_is_left_in_it(cached_lab: Lab) -> None:
+    out = cached_lab.folder / "pages"
+    out.mkdir()
+    before = sorted(cached_lab.folder.iterdir())
+    answer = run_cli("report", str(cached_lab.cache), "--out", str(out), "--quiet")
+    assert (answer.status, sorted(cached_lab.folder.iterdir())) == (2, before)
+    assert f"{out}: cannot be written (Is a directory)" in answer.stderr
+
+
+def test_places_with_equal_ends_are_told_apart(trained: Lab) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(trained.run, trained.folder / name / "run")
+    runs = [str(trained.folder / name / "run") for name in ("one", "two")]
+    page = trained.folder / "page.html"
+    assert run_cli("report", *runs, str(trained.cache), "--out", str(page)).status == 0
+    shown = [each for each in headings(page) if each.startswith(("Run", "Cache"))]
+    assert shown == [f"Run {runs[0]}", f"Run {runs[1]}", "Cache cache"]
+
+
 def test_a_damaged_part_is_a_fault(cached_lab: Lab) -> None:
     (damaged,) = cached_lab.cache.glob("targets/00003.zarr/logits/c.0.0")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x7f")

@@ -78,7 +78,7 @@ def _sections(contents: Contents) -> list[tuple[str, str, Callable[[str], str]]]
     shown: list[tuple[str, str, Callable[[str], str]]] = []
     for count, run in enumerate(contents.runs, 1):
         draw = partial(run_section, run=run, links=links, looks=contents.looks.get(run.folder))
-        shown.append((f"run-{count}", f"Run {run.folder.name}", draw))
+        shown.append((f"run-{count}", f"Run {run.name}", draw))
     for key, each in caches:
         shown.append((key, f"Cache {each.name}", partial(cache_section, found=each)))
     for count, (path, points) in enumerate(contents.curves.items(), 1):
@@ -103,7 +103,7 @@ def _links(shown: Sequence[tuple[str, str, Any]], body: str) -> str:
 def _headline(contents: Contents) -> str:
     """Say the most important thing: what an evaluation says, or how runs ended, or caches are."""
     told = [
-        f"{run.folder.name}: {run.evaluation['headline']}."
+        f"{run.name}: {run.evaluation['headline']}."
         for run in contents.runs
         if run.evaluation and run.evaluation.get("headline")
     ]
@@ -120,7 +120,7 @@ def _ended(run: Run) -> str:
         if metrics := result.get(name):
             listed = list(shown_metrics(metrics).items())[:HEADLINE_METRICS]
             said = ", ".join(f"{told} {value}" for told, value in listed)
-            return f"{run.folder.name}: {said} ({name} data)."
+            return f"{run.name}: {said} ({name} data)."
     return ""
 
 
@@ -161,7 +161,7 @@ def _runs(runs: Sequence[Run]) -> str:
         judged = _student(run) or result.get("test") or result.get("validation") or {}
         rows.append(
             [
-                run.folder.name,
+                run.name,
                 result.get("parameters"),
                 run.steps,
                 *(judged.get(name) for name in ("accuracy", "nll", "teacher_kl")),

@@ -45,6 +45,8 @@ SIZES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "latency_ms": ("latency of a row, ms", number(2)),
 }
 SPREAD = ("median", "least", "most")
+# Of a model, what stands elsewhere: its name heads the row, rounds are among the conditions.
+UNSHOWN = ("name", "rounds")
 # Classes that a drawing has room for: those where models differ most.
 MOST_DRAWN = 40
 # Of the samples on which models differ; the others unfold.
@@ -66,7 +68,7 @@ def evaluation_section(key: str, found: Mapping[str, Any], look: Look | None) ->
 def _models(found: Mapping[str, Any]) -> str:
     models = [_flat(each) for each in found.get("models", ())]
     known = {**SIZES, **METRICS}
-    names = dict.fromkeys(name for each in models for name in each if name != "name")
+    names = dict.fromkeys(name for each in models for name in each if name not in UNSHOWN)
     order = [*(name for name in known if name in names), *(n for n in names if n not in known)]
     shown = [name for name in order if any(each.get(name) is not None for each in models)]
     headings = {name: known.get(name, (name.replace("_", " "), _plain)) for name in shown}

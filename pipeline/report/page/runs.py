@@ -41,7 +41,7 @@ def run_section(key: str, run: Run, links: Mapping[str, tuple[str, str]], looks:
         pieces.append(section(f"{key}-curves", "How it learned", _curves(key, run), level=3))
     if run.evaluation:
         pieces.append(evaluation_section(f"{key}-evaluation", run.evaluation, looks))
-    return section(key, f"Run {run.folder.name}", *pieces)
+    return section(key, f"Run {run.name}", *pieces)
 
 
 def _unended(run: Run) -> str:
