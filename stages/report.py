@@ -25,7 +25,8 @@ def run(
     given = find_given(targets, overrides)
     for line in given.missing:
         say(f"report: {line}", quiet)
-    with progress("report", total=count_parts(given), unit="parts", quiet=quiet) as advance:
+    total = count_parts(given)
+    with progress("report", total=total, unit="parts", quiet=quiet or not total) as advance:
         contents = gather(given, os.cpu_count() or 1, advance)
     page, path = make_page(contents), Path(out)
     write_page(path, page)

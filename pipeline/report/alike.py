@@ -52,11 +52,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Choice:
-    """A class, and its probability at T = 1 and softened."""
+    """A class, and its probability at T = 1 and softened; of one left out as its tail says it."""
 
     name: str
     plain: float
     soft: float
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,9 @@ def _choices(
     plain, soft = (
         class_shares(targets, torch.tensor(wanted), each)[0].tolist() for each in (1.0, temperature)
     )
-    named = zip(map(name_of, wanted), plain, soft, strict=True)
+    known = wanted if targets.classes is None else targets.classes[0].tolist()
+    left_out = [each not in known for each in wanted]
+    named = zip(map(name_of, wanted), plain, soft, left_out, strict=True)
     return tuple(Choice(*each) for each in named)
 
 

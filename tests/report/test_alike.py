@@ -95,3 +95,17 @@ def test_a_teacher_that_is_always_equally_sure_finds_nothing_alike(tmp_path: Pat
         tmp_path / "cache", make_samples(ROWS), rows_per_part=8, k=CLASSES, logits=logits
     )
     assert find_pairs(*count_cache(Answers(cache), 1, lambda parts: None)) == []
+
+
+@pytest.mark.parametrize("k", [2, CLASSES])
+def test_a_class_that_was_left_out_is_said_to_be(tmp_path: Path, k: int) -> None:
+    logits = 3 * torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(1))
+    cache = make_cache(tmp_path / "cache", make_samples(ROWS), rows_per_part=8, k=k, logits=logits)
+    answers = Answers(cache)
+    pairs = find_pairs(*count_cache(answers, 1, lambda parts: None))
+    assert pairs
+    examples = show_examples(answers, pairs, 4.0, name_of=str, decode=None, look=None)
+    for pair, example in zip(pairs, examples, strict=True):
+        kept = logits[8 * pair.part + pair.position].topk(k).indices.tolist()
+        for choice in example.choices:
+            assert choice.is_left_out == (int(choice.name) not in kept)

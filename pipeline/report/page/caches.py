@@ -15,7 +15,7 @@ from pipeline.report.about import (
     views_text,
     written_text,
 )
-from pipeline.report.alike import Example, Pair, soft_means
+from pipeline.report.alike import Choice, Example, Pair, soft_means
 from pipeline.report.counts import (
     MASS_TEMPERATURES,
     RIGHT,
@@ -71,6 +71,10 @@ class CacheNumbers:
 def share(value: float) -> str:
     """Show a share in three digits, however small."""
     return f"{100 * value:.3g}%"
+
+
+def _told(choice: Choice, is_plain: bool) -> list[str]:
+    return [percent(choice.soft), *([] if is_plain else [_faint(choice.plain)])]
 
 
 def _faint(value: float) -> str:
@@ -354,7 +358,7 @@ def _examples(found: CacheNumbers) -> str:
             bar(
                 choice.name,
                 choice.soft,
-                [percent(choice.soft), *([] if is_plain else [_faint(choice.plain)])],
+                ["≈" * choice.is_left_out + told for told in _told(choice, is_plain)],
                 is_marked=choice.name == each.second,
             )
             for choice in each.choices

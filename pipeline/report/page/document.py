@@ -151,7 +151,7 @@ def _summary(contents: Contents) -> str:
     pieces = [table("Caches", columns, caches)] if caches else []
     if contents.runs:
         pieces.append(_runs(contents.runs))
-    return section("summary", "What is here", *pieces, notes)
+    return section("summary", "What is here", *pieces, notes) if pieces or notes else ""
 
 
 def _runs(runs: Sequence[Run]) -> str:
