@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.compute import map_threads
 from pipeline.report.counts import Counts, Frame, count, count_nothing
-from pipeline.report.rows import has_tokens, open_masks, position_labels
+from pipeline.report.rows import has_tokens, open_masks, position_labels, task_of
 from pipeline.samples import Views
 from pipeline.store import Cache, SampleTable
 from pipeline.stream.cached import ROW
@@ -63,7 +63,7 @@ class Answers:
         Shapes: arrays (P, ...), labels (P,).
         Raises: CorruptPart if the part is damaged.
         """
-        tokens = ROW if has_tokens(self.cache) else ()
+        tokens = ROW if has_tokens(self.cache) and task_of(self.cache) != "label" else ()
         arrays = self.cache.read_part(part, (*self._fields, *tokens))
         table = self.cache.read_samples(part)
         kept = {name: arrays.pop(name) for name in tokens}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics import CALIBRATION_BINS, UNLABELLED, bin_confidence
-from pipeline.report.shares import class_shares
+from pipeline.report.shares import class_shares, places_of
 from pipeline.targets import Targets, TargetSpec, kept_mass
 
 MASS_TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
@@ -23,9 +23,9 @@ CHOSEN, CONFIDENCE, LABELLED, RIGHT = range(4)
 
 @dataclass(frozen=True)
 class Frame:
-    """What is counted: `table` classes one by one, the first `matrix` of them against each other.
+    """What is counted: `classes` one by one, the first `matrix` of them against each other.
 
-    Against each other at a temperature. What takes the logits of every class is counted of every
+    These are compared at a temperature. What takes the logits of every class is counted of every
     `every`-th position of a part.
 
     Shapes: classes (S,), the most frequent first choices first.
@@ -161,13 +161,6 @@ def _count_classes(frame: Frame, first: Tensor, sure: Tensor, labels: Tensor) ->
     sums[LABELLED].index_add_(0, true, ones[: len(true)])
     sums[RIGHT].index_add_(0, true, (first == labels)[known].double())
     return sums
-
-
-def places_of(class_count: int, classes: Tensor) -> Tensor:
-    """Say where each class is among some; the others are behind them. Shapes: returns (C,)."""
-    place = torch.full((class_count,), len(classes))
-    place[classes] = torch.arange(len(classes))
-    return place
 
 
 def _count_masses(frame: Frame, targets: Targets, start: int) -> dict[str, Any]:

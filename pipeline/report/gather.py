@@ -6,7 +6,6 @@ page.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import CorruptPart, PipelineError
 from pipeline.experiment.pseudo_labels import look_at
@@ -17,6 +16,7 @@ from pipeline.report.answers import Answers, count_cache, readings
 from pipeline.report.given import Given, GivenCache
 from pipeline.report.names import Decode, name_classes, open_decoder
 from pipeline.report.page import CacheNumbers, Contents
+from pipeline.report.page.evaluation import Look as LookById
 from pipeline.report.rows import Look, has_tokens, open_look
 from pipeline.report.runs import Run, read_curve, read_run
 
@@ -135,7 +135,7 @@ def _look(given: GivenCache, notes: list[str]) -> Look | None:
         return None
 
 
-def _look_of(run: Run, recipe: Recipe | None) -> Callable[..., Any] | None:
+def _look_of(run: Run, recipe: Recipe | None) -> LookById | None:
     """Find what shows the samples that a run was evaluated on."""
     if recipe is None or not run.evaluation or not run.evaluation.get("disagreements"):
         return None

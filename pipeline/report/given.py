@@ -88,8 +88,8 @@ def _adopt(given: Given) -> None:
 
 
 def _take_recipe(given: Given, recipe: Recipe) -> None:
-    before = len(given.caches) + len(given.runs) + len(given.missing)
-    for key, place in _named_caches(recipe):
+    caches = _named_caches(recipe)
+    for key, place in caches:
         _take_cache(given, recipe.locate_cache(place), recipe, f"{recipe.file}: {key}: ")
     if recipe.run:
         folder = recipe.locate(recipe.run.path)
@@ -100,7 +100,7 @@ def _take_recipe(given: Given, recipe: Recipe) -> None:
                 f"{recipe.file}: run.path: {folder} is not there yet; `pipeline train-student` "
                 "makes it"
             )
-    if len(given.caches) + len(given.runs) + len(given.missing) == before:
+    if not (caches or recipe.run):
         given.missing.append(f"{recipe.file}: names neither a cache nor a run")
 
 

@@ -9,6 +9,13 @@ from torch import Tensor
 from pipeline.targets import Targets, low_rank_logits, soften, weigh_draws
 
 
+def places_of(class_count: int, classes: Tensor) -> Tensor:
+    """Say where each class is among some; the others are behind them. Shapes: returns (C,)."""
+    place = torch.full((class_count,), len(classes))
+    place[classes] = torch.arange(len(classes))
+    return place
+
+
 def class_shares(targets: Targets, classes: Tensor, temperature: float) -> Tensor:
     """Give the softened probability of some classes, as a student of these targets would see it.
 
@@ -23,9 +30,8 @@ def class_shares(targets: Targets, classes: Tensor, temperature: float) -> Tenso
         return low_rank_logits(targets, temperature).softmax(1)[:, classes]
     soft = soften(targets, temperature)
     assert soft.log_tail is not None
-    # One more column, for all that is asked of no class that is shown.
-    place = torch.full((targets.class_count,), len(classes))
-    place[classes] = torch.arange(len(classes))
+    place = places_of(targets.class_count, classes)
+    # One more column, for classes that are not asked for.
     found = soft.log_probs.new_zeros(len(targets), len(classes) + 1)
     if targets.drawn is None:
         left_out = torch.as_tensor(targets.left_out_count).to(soft.log_tail)

@@ -140,6 +140,15 @@ def test_what_is_missing_is_said_and_no_error(cached_lab: Lab) -> None:
         assert line in page.read_text()
 
 
+def test_a_recipe_given_after_its_cache_names_what_there_is(cached_lab: Lab) -> None:
+    cached_lab.edit('[run]\npath = "run"\n', "")
+    answer = run_cli(
+        "report", str(cached_lab.cache), str(cached_lab.recipe),
+        "--out", str(cached_lab.folder / "p.html"), "--json",
+    )  # fmt: skip
+    assert json.loads(answer.stdout)["missing"] == []
+
+
 def test_without_a_cache_and_a_run_there_is_no_page(lab: Lab) -> None:
     answer = run_cli("report", str(lab.recipe), "--out", str(lab.folder / "page.html"))
     assert answer.status == 2

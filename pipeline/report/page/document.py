@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.metrics import calibration_error
 from pipeline.report.page.caches import CacheNumbers, accuracy, cache_section
+from pipeline.report.page.evaluation import Look
 from pipeline.report.page.pieces import Column, number, paragraph, percent, section, table, text
 from pipeline.report.page.runs import run_section, shown_metrics
 from pipeline.report.page.sizes import sizes_section
@@ -36,7 +37,7 @@ class Contents:
     runs: Sequence[Run]
     curves: Mapping[Path, Sequence[dict[str, float]]]
     missing: Sequence[str]
-    looks: Mapping[Path, Any]
+    looks: Mapping[Path, Look]
 
 
 def make_page(contents: Contents) -> str:
@@ -77,7 +78,7 @@ def _sections(contents: Contents) -> list[tuple[str, str, Callable[[str], str]]]
     links = {each.cache.digest: (key, each.name) for key, each in caches}
     shown: list[tuple[str, str, Callable[[str], str]]] = []
     for count, run in enumerate(contents.runs, 1):
-        draw = partial(run_section, run=run, links=links, looks=contents.looks.get(run.folder))
+        draw = partial(run_section, run=run, links=links, look=contents.looks.get(run.folder))
         shown.append((f"run-{count}", f"Run {run.name}", draw))
     for key, each in caches:
         shown.append((key, f"Cache {each.name}", partial(cache_section, found=each)))

@@ -51,7 +51,8 @@ UNSHOWN = ("name", "rounds")
 MOST_DRAWN = 40
 # Of the samples on which models differ; the others unfold.
 SHOWN_APART = 12
-Look = Callable[..., Sequence[bytes | str | None]]
+# Samples by their ids, as PNG or text; None for one that is not there.
+Look = Callable[[Sequence[str]], Sequence[bytes | str | None]]
 
 
 def evaluation_section(key: str, found: Mapping[str, Any], look: Look | None) -> str:

@@ -29,6 +29,11 @@ def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
+def share(value: float) -> str:
+    """Show a share in three digits, however small."""
+    return f"{100 * value:.3g}%"
+
+
 def size_text(size_bytes: float) -> str:
     """Show a number of bytes in the unit that suits it."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

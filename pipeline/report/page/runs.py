@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.page.evaluation import METRICS, evaluation_section
+from pipeline.report.page.evaluation import METRICS, Look, evaluation_section
 from pipeline.report.page.pieces import (
     Column,
     beside,
@@ -29,10 +29,10 @@ LOSS_HEAD = ("kind", "weight")
 SHOWN_ROWS = 12
 
 
-def run_section(key: str, run: Run, links: Mapping[str, tuple[str, str]], looks: Any) -> str:
+def run_section(key: str, run: Run, links: Mapping[str, tuple[str, str]], look: Look | None) -> str:
     """Show one run; `links` say by a cache's digest its place on the page and its name.
 
-    `looks` shows samples of the data that was evaluated on, by their ids.
+    `look` shows samples of the data that was evaluated on, by their ids.
     """
     ended = [] if run.result else [paragraph(_unended(run), "note")]
     about = facts(_facts(run)) + _learned_from(run, links)
@@ -40,7 +40,7 @@ def run_section(key: str, run: Run, links: Mapping[str, tuple[str, str]], looks:
     if run.losses:
         pieces.append(section(f"{key}-curves", "How it learned", _curves(key, run), level=3))
     if run.evaluation:
-        pieces.append(evaluation_section(f"{key}-evaluation", run.evaluation, looks))
+        pieces.append(evaluation_section(f"{key}-evaluation", run.evaluation, look))
     return section(key, f"Run {run.name}", *pieces)
 
 
