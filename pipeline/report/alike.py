@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.report.answers import Answers
 from pipeline.report.counts import Counts, Frame
-from pipeline.report.names import Decode, NameOf, printable
+from pipeline.report.names import Decode, NameOf
 from pipeline.report.rows import Look, asked_tokens, has_tokens, task_of, token_rows
 from pipeline.report.shares import class_shares
 from pipeline.samples.text.tokens import PADDING, read_text
@@ -143,7 +143,7 @@ def _example(
         id=_id(table, row, place),
         label=None if label == UNLABELLED else name_of(label),
         picture=seen if isinstance(seen, bytes) else None,
-        text=printable(seen) if isinstance(seen, str) else None,
+        text=seen if isinstance(seen, str) else None,
         choices=show(targets, pair.second),
     )
 

@@ -7,6 +7,7 @@ file, if it is on this machine; nothing is fetched.
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from unicodedata import category
 
 from pipeline.recipe import Recipe
 from pipeline.report.about import data_name
@@ -18,6 +19,9 @@ NameOf = Callable[[int], str]
 # Of what a tokenizer cannot say by itself: a piece of a letter, or nothing.
 UNSAID = "\ufffd"
 SPACE, LINE = "␣", "⏎"
+# Categories of Unicode: controls, halves of pairs, and what is no sign at all; and what lays out.
+CONTROL, LAYOUT = ("Cc", "Cs", "Cn"), "\n\t"
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def visible(text: str) -> str:
@@ -27,10 +31,14 @@ def visible(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Spell out signs that no page may hold, and leave spaces and lines."""
+    """Spell out signs that no page may hold, or that turn the text after them around."""
     return "".join(
-        each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text
+        _escaped(each) if each not in LAYOUT and _is_control(each) else each for each in text
     )
+
+
+def _is_control(sign: str) -> bool:
+    return category(sign) in CONTROL or sign in TURNING
 
 
 def _escaped(sign: str) -> str:
@@ -66,7 +74,7 @@ def name_classes(cache: Cache, decode: Decode | None) -> NameOf:
     """Make what names classes: as the cache does, by their tokens, or by their numbers."""
     named = cache.plan.about["class_names"]
     if named:
-        return lambda each: printable(named[each])
+        return lambda each: str(named[each])
     tokens = cache.plan.about.get("tokens")
     if decode is None or tokens is None or tokens["task"] == "label":
         return str

@@ -10,6 +10,8 @@ HOSTILE = (
     "$x^{$ \\frac 日本 &amp;",
     "'; window.hostile = 3; //",
 )
+# A bell, half of a pair of signs, and one that turns what follows around.
+UNSEEN = "\x07\ud800\u202e"
 
 
 def hostile_evaluation(folder: Path) -> Path:
@@ -48,7 +50,7 @@ def write_evaluation(folder: Path) -> None:
         ],
         "classes": [{"class": name, "count": 4, "right": right} for name in HOSTILE],
         "disagreements": [
-            {"id": HOSTILE[3], "label": HOSTILE[0], "kl": 1.5, "answers": {
+            {"id": UNSEEN, "label": HOSTILE[0], "kl": 1.5, "answers": {
                 "teacher": [[HOSTILE[0], 0.9], [HOSTILE[1], 0.1]],
                 "student": [[HOSTILE[1], 0.6], [HOSTILE[2], 0.4]],
             }},

@@ -76,7 +76,7 @@ def test_an_example_is_the_position_with_its_sample_and_answer(tmp_path: Path) -
     )
     assert (example.first, example.second) == ("class 1", "class 2")
     assert (example.id, example.label) == ("s31", "class 1")
-    assert (example.picture, example.text) == (None, "the sample\\x00")
+    assert (example.picture, example.text) == (None, "the sample\x00")
     assert asked == [(31, "s31", cache.read_samples(3).digests[7].tobytes())]
     logits = torch.from_numpy(cache.read_part(3)["logits"][7]).double()
     assert [choice.name for choice in example.choices[:2]] == ["class 1", "class 2"]

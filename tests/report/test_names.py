@@ -20,6 +20,9 @@ def test_every_sign_of_a_token_can_be_seen(text: str, shown: str) -> None:
 
 def test_text_keeps_its_lines_and_loses_what_no_page_may_hold() -> None:
     assert printable("a b\n\x1b[31m\ud800") == "a b\n\\x1b[31m\\ud800"
+    assert printable("\u202egnp.exe") == "\\u202egnp.exe"
+    family = "👨\u200d👩\u200d👧 où\xa0?"
+    assert printable(family) == family
 
 
 def about_text(task: str, end: str | None = None) -> dict[str, object]:

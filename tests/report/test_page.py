@@ -73,8 +73,9 @@ def test_elements_nest_and_hostile_names_are_text(page: str) -> None:
     assert tags.count("script") == 1
     assert not {"b", "i", "iframe", "img"} & set(tags)
     assert not any(name.startswith("on") for _, attrs in elements.found for name in attrs)
-    for name in HOSTILE:
+    for name in (*HOSTILE, "\\x07\\ud800\\u202e"):
         assert name in elements.text
+    page.encode()  # what is no sign of Unicode could not be
 
 
 def test_only_the_pages_own_script_may_run_and_nothing_is_loaded(page: str) -> None:

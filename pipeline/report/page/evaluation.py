@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.report.names import printable
 from pipeline.report.page.pieces import (
     Column,
     bar,
@@ -74,7 +73,7 @@ def _models(found: Mapping[str, Any]) -> str:
     shown = [name for name in order if any(each.get(name) is not None for each in models)]
     headings = {name: known.get(name, (name.replace("_", " "), _plain)) for name in shown}
     columns = [Column("model"), *(Column(*headings[name]) for name in shown)]
-    rows = [[printable(str(each["name"])), *(each.get(name) for name in shown)] for each in models]
+    rows = [[str(each["name"]), *(each.get(name) for name in shown)] for each in models]
     return table("Models beside each other", columns, rows) + _spreads(found)
 
 
@@ -102,7 +101,7 @@ def _plain(value: float) -> str:
 def _spreads(found: Mapping[str, Any]) -> str:
     """List least, median and most of what was timed."""
     rows = [
-        [printable(str(model["name"])), name.replace("_", " "), *(value.get(s) for s in SPREAD)]
+        [str(model["name"]), name.replace("_", " "), *(value.get(s) for s in SPREAD)]
         for model in found.get("models", ())
         for name, value in model.items()
         if isinstance(value, Mapping) and "median" in value
@@ -129,7 +128,7 @@ def _classes(key: str, classes: Sequence[Mapping[str, Any]]) -> str:
     models = list(dict.fromkeys(name for each in classes for name in each["right"]))
     columns = [
         *(Column("class"), Column("labels", number(0))),
-        *(Column(printable(name), percent) for name in models),
+        *(Column(name, percent) for name in models),
     ]
     pair = ("student", "teacher")
     is_pair = set(pair) <= set(models)
@@ -137,14 +136,14 @@ def _classes(key: str, classes: Sequence[Mapping[str, Any]]) -> str:
     for each in classes:
         shares = [each["right"].get(name) for name in models]
         gap = [_gap(each["right"], *pair)] if is_pair else []
-        rows.append([printable(str(each["class"])), each.get("count"), *shares, *gap])
+        rows.append([str(each["class"]), each.get("count"), *shares, *gap])
     columns += [Column("gap, points", number(1))] if is_pair else []
     drawn = sorted(classes, key=lambda each: -_spread(each["right"]))[:MOST_DRAWN]
     drawn.sort(key=lambda each: classes.index(each))
     plot = draw_classes(
         f"{key}-right",
         "Share right in each class, by model",
-        [printable(str(each["class"])) for each in drawn],
+        [str(each["class"]) for each in drawn],
         {name: [each["right"].get(name) for each in drawn] for name in models},
     )
     only = "" if len(drawn) == len(classes) else f" The {len(drawn)} where models differ most."
@@ -190,16 +189,16 @@ def _differing(each: Mapping[str, Any], seen: bytes | str | None) -> str:
     identity = str(each.get("id", ""))
     listed = "".join(
         bars(
-            printable(str(name)),
+            str(name),
             [
-                bar(printable(str(of)), float(p), [percent(p)], is_marked=of == each.get("label"))
+                bar(str(of), float(p), [percent(p)], is_marked=of == each.get("label"))
                 for of, p in answer
             ],
         )
         for name, answer in each.get("answers", {}).items()
     )
     picture = seen if isinstance(seen, bytes) else None
-    words = printable(seen) if isinstance(seen, str) else None
-    head = text(printable("; ".join(firsts)))
-    said = paragraph(printable(f"{identity}, {label}{kl}"))
+    words = seen if isinstance(seen, str) else None
+    head = text("; ".join(firsts))
+    said = paragraph(f"{identity}, {label}{kl}")
     return f"<h4>{head}</h4>{sample(identity, picture, words)}{said}{listed}"

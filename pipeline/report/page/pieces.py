@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from pipeline.report.names import printable
+
 NOTHING = "–"
 # Tables of more rows than these can be filtered.
 FILTER_FROM = 9
 
 
 def text(value: Any) -> str:
-    """Escape what is shown as text, in an element or in an attribute."""
-    return escape(str(value), quote=True)
+    """Escape what is shown as text, in an element or in an attribute; and what no page may hold."""
+    return escape(printable(str(value)), quote=True)
 
 
 def number(digits: int) -> Callable[[Any], str]:

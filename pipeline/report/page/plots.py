@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.report.names import printable
 from pipeline.report.page.svg import AREA, GRID, INK, QUIET, SERIES, page_svg
 
 # Inches of a drawing that is as wide as a telephone; its letters then have the size of the page's.
@@ -154,7 +155,7 @@ def draw_curves(key: str, title: str, curves: Mapping[str, Points], *, label: st
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(_plain)
             axes.yaxis.set_minor_formatter("")
-        axes.set(xlabel="step", ylabel=label)
+        axes.set(xlabel="step", ylabel=printable(label))
         if len(curves) > 1:
             axes.legend()
 
@@ -241,4 +242,5 @@ def _plain(value: float, _: int) -> str:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -5,8 +5,9 @@ looks right on light and on dark. It knows no numbers.
 """
 
 import re
-from html import escape
 from xml.etree import ElementTree
+
+from pipeline.report.page.pieces import text
 
 SERIES = tuple(f"#00000{number}" for number in range(1, 7))
 INK, QUIET, GRID, AREA = "#00001a", "#00001b", "#00001c", "#00001d"
@@ -41,7 +42,7 @@ def page_svg(drawn: str, *, key: str, title: str) -> str:
     body = "".join(ElementTree.tostring(each, encoding="unicode") for each in root)
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{key}-title">'
-        f'<title id="{key}-title">{escape(title)}</title>{_pack(body)}</svg>'
+        f'<title id="{key}-title">{text(title)}</title>{_pack(body)}</svg>'
     )
 
 
