@@ -139,7 +139,7 @@ def _look_of(run: Run, recipe: Recipe | None) -> LookById | None:
     """Find what shows the samples that a run was evaluated on."""
     if recipe is None or not run.evaluation or not run.evaluation.get("disagreements"):
         return None
-    name = str(run.evaluation.get("data", {}).get("name", "")).removeprefix("data.")
+    name = str((run.evaluation.get("data") or {}).get("name", "")).removeprefix("data.")
     if name not in recipe.data:
         return None
     return lambda ids: look_at(recipe, name)(ids)  # opened when asked, where an error can be told

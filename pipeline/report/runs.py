@@ -149,22 +149,25 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
         raise PipelineError(
             f"{path}: is not JSON ({error}). Delete it, or run `pipeline evaluate` again."
         ) from error
-    wrong = (
-        [
-            f"{key} is no {kind.__name__}"
-            for key, kind in SHAPE.items()
-            if not isinstance(document.get(key, kind()), kind)
-        ]
-        if isinstance(document, dict)
-        else ["it is no object"]
-    )
-    if not wrong and not all("name" in each for each in document.get("models", ())):
-        wrong = ["a model has no name"]
+    wrong = _find_wrong(document)
     if wrong:
         raise PipelineError(
             f"{path}: is not what `pipeline evaluate` writes: {', '.join(wrong)}. Run it again."
         )
     return dict(document)
+
+
+def _find_wrong(document: Any) -> list[str]:
+    if not isinstance(document, dict):
+        return ["it is no object"]
+    wrong = [
+        f"{key} is no {kind.__name__}"
+        for key, kind in SHAPE.items()
+        if not isinstance(document.get(key) or kind(), kind)
+    ]
+    if not wrong and not all("name" in each for each in document.get("models") or ()):
+        wrong.append("a model has no name")
+    return wrong
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

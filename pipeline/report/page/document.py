@@ -178,5 +178,5 @@ def _runs(runs: Sequence[Run]) -> str:
 
 def _student(run: Run) -> Mapping[str, Any]:
     """Find what an evaluation says of the run's own student."""
-    models = (run.evaluation or {}).get("models", ())
+    models = (run.evaluation or {}).get("models") or ()
     return next((each for each in models if each["name"] == "student"), {})

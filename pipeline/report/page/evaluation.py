@@ -66,7 +66,7 @@ def evaluation_section(key: str, found: Mapping[str, Any], look: Look | None) ->
 
 
 def _models(found: Mapping[str, Any]) -> str:
-    models = [_flat(each) for each in found.get("models", ())]
+    models = [_flat(each) for each in (found.get("models") or ())]
     known = {**SIZES, **METRICS}
     names = dict.fromkeys(name for each in models for name in each if name not in UNSHOWN)
     order = [*(name for name in known if name in names), *(n for n in names if n not in known)]
@@ -102,7 +102,7 @@ def _spreads(found: Mapping[str, Any]) -> str:
     """List least, median and most of what was timed."""
     rows = [
         [str(model["name"]), name.replace("_", " "), *(value.get(s) for s in SPREAD)]
-        for model in found.get("models", ())
+        for model in (found.get("models") or ())
         for name, value in model.items()
         if isinstance(value, Mapping) and "median" in value
     ]
@@ -114,13 +114,13 @@ def _spreads(found: Mapping[str, Any]) -> str:
 
 
 def _conditions(found: Mapping[str, Any]) -> dict[str, str]:
-    about, told = found.get("data", {}), found.get("conditions", {})
+    about, told = found.get("data") or {}, found.get("conditions") or {}
     counts = [f"{about[name]:,} {name}" for name in ("rows", "positions") if about.get(name)]
     answers = [f"the teacher's answers {about['answers']}"] if about.get("answers") else []
     return {
         "data": ", ".join([str(about.get("name", "")), *counts, *answers]),
         "conditions": ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in told.items()),
-        "notes": "; ".join(map(str, found.get("notes", ()))),
+        "notes": "; ".join(map(str, found.get("notes") or ())),
     }
 
 

@@ -140,7 +140,8 @@ def bar(name: str, share: float, told: Sequence[str], *, is_marked: bool = False
     """Show a share as a bar, with its name before and what is told of it behind."""
     wide = f"{100 * min(max(share, 0.0), 1.0):.1f}"
     behind = "".join(f'<span class="told">{text(each)}</span>' for each in told)
-    mark = ' class="marked"' if is_marked else ""
+    marks = ["marked"] * is_marked + ["two"] * (len(told) == 2)
+    mark = f' class="{" ".join(marks)}"' if marks else ""
     return (
         f'<li{mark}><span class="name" title="{text(name)}">{text(name)}</span>'
         f'<span class="bar" aria-hidden="true"><span style="width:{wide}%"></span></span>'
