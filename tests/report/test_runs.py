@@ -60,7 +60,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     ("document", "said"),
     [
         ("[]", "it is no object"),
-        ('{"models": {}}', "models is no list"),
+        ('{"models": {"a": 1}}', "models is no list"),
         ('{"models": [{}]}', "a model has no name"),
         ("{", "is not JSON"),
     ],
