@@ -110,7 +110,7 @@ def test_of_all_classes_there_is_no_kept_mass_to_speak_of(whole: Cache) -> None:
     assert counts.mass_count.tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("rows_per_part", [1, 10, ROWS])
+@pytest.mark.parametrize("rows_per_part", [3, 10, ROWS])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_counts_do_not_depend_on_parts_or_threads(
     whole: Cache, tmp_path: Path, rows_per_part: int, threads: int

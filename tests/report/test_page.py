@@ -15,7 +15,7 @@ from pipeline.report.gather import gather
 from pipeline.report.given import find_given
 from pipeline.report.page import make_page
 from pipeline.report.page.pieces import Column, number, table
-from pipeline.report.page.plots import draw_curves
+from pipeline.report.page.plots import draw_curves, draw_shares
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -125,6 +125,22 @@ def test_a_drawing_shows_names_as_they_are() -> None:
     assert ">$x^2$</text>" in drawn
     assert ">&amp;&lt;</text>" in drawn
     assert '<title id="one-title">a &lt; b</title>' in drawn
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [
+        {"hint": [(1, 0.4)], "cosine": [(1, 0.6)]},
+        {"hint": [(1, 1.0)], "soft_targets": [(2, 0.7), (3, 0.8)], "hard": [(2, 0.3), (3, 0.2)]},
+    ],
+    ids=["one step", "one after another"],
+)
+def test_shares_are_drawn_whenever_they_were_measured(
+    curves: dict[str, list[tuple[float, float]]],
+) -> None:
+    drawn = draw_shares("one", "Shares", curves)
+    for name in curves:
+        assert f">{name}</text>" in drawn
 
 
 def test_numbers_are_sorted_by_their_value_and_what_is_unknown_has_none() -> None:

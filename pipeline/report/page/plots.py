@@ -163,11 +163,15 @@ def draw_curves(key: str, title: str, curves: Mapping[str, Points], *, label: st
 
 
 def draw_shares(key: str, title: str, curves: Mapping[str, Points]) -> str:
-    """Draw shares that add up to 1 at every step, one above another."""
+    """Draw shares that add up to 1 at every step, one above another.
+
+    A curve without a point at a step has no share there: its loss was not learned from then.
+    """
 
     def draw(axes: Any) -> None:
-        steps = [step for step, _ in next(iter(curves.values()))]
-        values = [[100 * value for _, value in points] for points in curves.values()]
+        steps = sorted({step for points in curves.values() for step, _ in points})
+        known = [dict(points) for points in curves.values()]
+        values = [[100 * each.get(step, 0.0) for step in steps] for each in known]
         colors = [SERIES[place % len(SERIES)] for place in range(len(curves))]
         if len(steps) == 1:  # an area has no width there
             steps, values = [0, steps[0]], [[*each, *each] for each in values]
