@@ -180,7 +180,7 @@ def draw_shares(key: str, title: str, curves: Mapping[str, Points]) -> str:
             area.set_label(_short(name))
         axes.set(xlabel="step", ylabel="% of the gradient", ylim=(0, 100))
         axes.set_xlim(min(steps), max(steps))
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
     return _drawn(key, title, draw)
 
