@@ -322,6 +322,26 @@ def inspect(
         _show(stage, stage.run(target, overrides=overrides, **options), as_json)
 
 
+@pipeline.command()
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--out", default="report.html", show_default=True, help="The page to write.")
+@set_option
+@output_options
+def report(
+    targets: tuple[str, ...], out: str, overrides: tuple[str, ...], as_json: bool, quiet: bool
+) -> None:
+    """Write one HTML page about caches and runs, to look at and to send on.
+
+    A target is a cache, a run's folder, or a recipe, which stands for its caches and its run and
+    shows samples as well. The page is one file that needs nothing from elsewhere.
+
+    Example: pipeline report data/recipes/digits.toml --out digits.html
+    """
+    import stages.report as stage
+
+    _show(stage, stage.run(targets, out=out, overrides=overrides, quiet=quiet), as_json)
+
+
 def _show(stage: Any, summary: dict[str, Any], as_json: bool) -> None:
     click.echo(json.dumps(summary, indent=2) if as_json else stage.tell(summary))
 

@@ -58,6 +58,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("experiment", "labelling", "progress", "recipe", "samples", "store", "stream"),
         *("targets", "training"),
     },
+    "report": {
+        *("compute", "experiment", "looking", "metrics", "recipe", "samples", "store", "stream"),
+        *("targets", "training"),
+    },
     "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},
     # What anyone may use; each is imported when it is asked for.
@@ -82,6 +86,7 @@ ONLY_IN: dict[str, set[str]] = {
     "tokenizers": {"samples"},
     "transformers": {"models"},
     "torchvision": {"samples"},
+    "matplotlib": {"report"},
     "safetensors": {"models", "training"},
 }
 WITHOUT_TORCH = {

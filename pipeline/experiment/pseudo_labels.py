@@ -1,10 +1,13 @@
 """What pseudo-labels are made from, opened and found to fit together, before the long work."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import RecipeError, TargetError, list_differences
 from pipeline.experiment.caches import open_named
@@ -22,7 +25,7 @@ from pipeline.labelling import (
 from pipeline.models.runs import read_trained_on
 from pipeline.recipe import Recipe
 from pipeline.recipe.pseudo_labels import Labelling as LabellingTable
-from pipeline.samples import IdIndex, Samples, tokens_of
+from pipeline.samples import IdIndex, Samples, content_digests, tokens_of
 from pipeline.samples.images import encode_png
 from pipeline.samples.text.tokenizer import open_tokenizer
 from pipeline.samples.text.tokens import read_text
@@ -136,6 +139,16 @@ def _look(recipe: Recipe, name: str) -> Look:
     if name not in recipe.data:
         line = f"pseudo_labels.show: there is no [data.{name}]; there are {', '.join(recipe.data)}"
         raise RecipeError(recipe.file, [line])
+    return look_at(recipe, name)
+
+
+def look_at(recipe: Recipe, name: str) -> Callable[..., list[bytes | str | None]]:
+    """Make what shows samples of [data.NAME], which is there, by their ids: as PNG or as text.
+
+    With digests, too, only those that are still what they were. Shapes: digests (B, 16).
+
+    Raises: SampleError if the data is not what the recipe says.
+    """
     samples = open_data(recipe, name)
     decode = None
     if tokens_of(samples) and (source := getattr(recipe.data[name], "tokenizer", None)):
@@ -145,16 +158,24 @@ def _look(recipe: Recipe, name: str) -> Look:
 
 
 def _show(
-    samples: Samples, index: IdIndex, decode: Any, ids: Sequence[str]
+    samples: Samples,
+    index: IdIndex,
+    decode: Any,
+    ids: Sequence[str],
+    digests: NDArray[np.uint8] | None = None,
 ) -> list[bytes | str | None]:
     shown: list[bytes | str | None] = []
-    for place in index.find(ids).tolist():
-        if place < 0:
+    for number, place in enumerate(index.find(ids).tolist()):
+        read = samples.read([place]).inputs if place >= 0 else None
+        is_changed = (
+            read is not None
+            and digests is not None
+            and not np.array_equal(content_digests(read)[0], digests[number])
+        )
+        if read is None or is_changed:
             shown.append(None)
-            continue
-        sample = samples.read([place]).inputs[0]
-        if tokens_of(samples):
-            shown.append(read_text(sample, decode) if decode else None)
+        elif tokens_of(samples):
+            shown.append(read_text(read[0], decode) if decode else None)
         else:
-            shown.append(encode_png(sample))
+            shown.append(encode_png(read[0]))
     return shown

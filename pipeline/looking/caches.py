@@ -4,6 +4,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.looking.about import (
+    data_text,
+    kept_text,
+    shared_bytes,
+    teacher_text,
+    views_text,
+    written_text,
+)
 from pipeline.looking.layout import bar, facts_text
 from pipeline.store import Cache, Where, missing_parts, open_begun, part_ranges
 from pipeline.store.records import GO_ON
@@ -58,10 +66,7 @@ def describe_cache(where: Where, *, rows: int = 5) -> dict[str, Any]:
         "class_names": plan.about["class_names"],
         "skipped": len(plan.about["skipped"]),
         "size_bytes": counted["size_bytes"],
-        # What all parts share, once a cache: no part's record counts it.
-        "shared_bytes": sum(
-            each["size_bytes"] for each in plan.about.get("shared", {}).get("files", ())
-        ),
+        "shared_bytes": shared_bytes(cache),
         "digest": cache.manifest.get("digest"),
         **(_statistics(cache, counted) if counted["positions"] else {}),
         **(_decoded(cache, there[0], rows) if there else {"decoded": []}),
@@ -124,17 +129,15 @@ def _decoded(cache: Cache, part: int, rows: int) -> dict[str, Any]:
 
 def tell_cache(summary: dict[str, Any]) -> str:
     """Lay the description out for a terminal."""
-    recipe = summary["recipe"]
-    name = recipe["cache"]["data"]
+    settings, recipe = summary["settings"], summary["recipe"]
     skipped = f", {summary['skipped']} skipped" if summary["skipped"] else ""
     facts = {
-        "data": f"data.{name} ({recipe['data'][name]['kind']}), "
-        f"digest {summary['settings']['data']['digest'][:16]}",
-        "teacher": _teacher_text(summary),
+        "data": data_text(settings, recipe),
+        "teacher": teacher_text(settings, recipe),
         "rows": f"{summary['rows']} in {summary['parts']} parts{skipped}",
         "there": [] if summary["complete"] else _there_text(summary),
-        "written": _written_text(summary["settings"].get("generate")),
-        "views": _views_text(summary["views"]),
+        "written": written_text(settings.get("generate")),
+        "views": views_text(summary["views"]),
         "kept": kept_text(summary["targets"]),
         "features": [each["told"] for each in summary["features"]],
         **(_sums_text(summary) if summary["positions"] else {}),
@@ -172,56 +175,6 @@ def _sums_text(summary: dict[str, Any]) -> dict[str, str]:
         "entropy": f"{summary['entropy']:.4f} nats, confidence {summary['confidence']:.4f}",
         "accuracy": f"of the teacher: {right}",
     }
-
-
-def _written_text(settings: dict[str, Any] | None) -> str:
-    """Say how the teacher wrote what it answers, if it did."""
-    if settings is None:
-        return ""
-    cut = [
-        f"{name} {settings[name]:g}" for name in ("top_k", "top_p") if settings[name] is not None
-    ]
-    drawn = ", ".join(
-        [f"temperature {settings['temperature']:g}", *cut, f"seed {settings['seed']}"]
-    )
-    return (
-        f"{settings['count']} of each prompt of {settings['prompt_tokens']} tokens, up to "
-        f"{settings['length']} tokens, {drawn}"
-    )
-
-
-def _views_text(views: dict[str, Any] | None) -> str:
-    if views is None:
-        return ""
-    head = f"{views['count']} of each sample, seed {views['seed']}"
-    if "mask" in views:
-        return f"{head}, {views['mask']['fraction']:g} of its tokens masked"
-    steps = [each["kind"] for each in views["augment"]]
-    steps += [views["mix"]["kind"]] if views["mix"] else []
-    return f"{head}: {', '.join(steps)}"
-
-
-def kept_text(targets: dict[str, Any]) -> str:
-    """Say what a position keeps, such as `8 of 50257 classes and 16 draws (hybrid)`."""
-    most = "up to " if targets["kind"] == "top_p" else ""
-    parts = [f"{most}{targets['k']} of {targets['class_count']} classes"]
-    if targets["kind"] == "sampled":
-        parts = [f"no more than the first of {targets['class_count']} classes"]
-    if "draws" in targets:
-        parts.append(f"{targets['draws']} draws")
-    if "rank" in targets:
-        parts.append(f"the tail's shape in {targets['rank']} numbers")
-    return f"{' and '.join(parts)} ({targets['kind']})"
-
-
-def _teacher_text(summary: dict[str, Any]) -> str:
-    teacher = summary["settings"]["teacher"]
-    kind = summary["recipe"]["teacher"]["model"]["kind"]
-    threads = f"{teacher['threads']} thread{'s' if teacher['threads'] != 1 else ''}"
-    return (
-        f"{kind}, weights {teacher['weights'][:16]}, {teacher['precision']}, batches of "
-        f"{teacher['batch_size']}, {threads}, {teacher['device']}"
-    )
 
 
 def _decode_rows(cache: Cache, part: int, targets: Targets, count: int) -> list[dict[str, Any]]:

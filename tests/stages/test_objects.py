@@ -51,6 +51,12 @@ def test_every_command_works_on_it(lab: Lab, cached_lab: Lab, far: str) -> None:
     audit = run_cli("verify", str(lab.recipe), "--audit", "7", "--quiet")
     assert "largest difference of a kept logit 0" in audit.stdout
     assert "rows       60 in 8 parts" in run_cli("inspect", far).stdout
+    pages = []
+    for place in (far, str(cached_lab.cache)):
+        page = lab.folder / "page.html"
+        assert run_cli("report", place, "--out", str(page), "--quiet").status == 0
+        pages.append(page.read_text().replace(place, "the cache"))
+    assert pages[0] == pages[1]
     again = lab.cache_teacher("--quiet")
     assert "nothing to do" in again.stdout
 
