@@ -113,13 +113,19 @@ def _spreads(found: Mapping[str, Any]) -> str:
     return f"<details><summary>Spread of what was timed</summary>{timed}</details>"
 
 
+def _listed(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _conditions(found: Mapping[str, Any]) -> dict[str, str]:
     about, told = found.get("data") or {}, found.get("conditions") or {}
     counts = [f"{about[name]:,} {name}" for name in ("rows", "positions") if about.get(name)]
     answers = [f"the teacher's answers {about['answers']}"] if about.get("answers") else []
     return {
         "data": ", ".join([str(about.get("name", "")), *counts, *answers]),
-        "conditions": ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in told.items()),
+        "conditions": ", ".join(
+            f"{name.replace('_', ' ')} {_listed(each)}" for name, each in told.items()
+        ),
         "notes": "; ".join(map(str, found.get("notes") or ())),
     }
 

@@ -36,6 +36,11 @@ def share(value: float) -> str:
     return f"{100 * value:.3g}%"
 
 
+def count_text(count: int) -> str:
+    """Show a number of things, a large one in millions."""
+    return f"{count:,}" if count < 1_000_000 else f"{count / 1e6:,.2f} M"
+
+
 def size_text(size_bytes: float) -> str:
     """Show a number of bytes in the unit that suits it."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -7,6 +7,7 @@ from pipeline.report.page.evaluation import METRICS, Look, evaluation_section
 from pipeline.report.page.pieces import (
     Column,
     beside,
+    count_text,
     facts,
     figure,
     figures,
@@ -64,7 +65,7 @@ def shown_metrics(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 def _tiles(run: Run) -> dict[str, str]:
     result = run.result or {}
-    shown = {"parameters": f"{result['parameters']:,}"} if "parameters" in result else {}
+    shown = {"parameters": count_text(result["parameters"])} if "parameters" in result else {}
     for name in ("test", "validation"):
         if metrics := result.get(name):
             return shown | {
@@ -151,7 +152,9 @@ def _curves(key: str, run: Run) -> str:
         )
     ]
     # By number, for a name may be anything, and a key is part of the markup.
-    for place, (name, points) in enumerate(run.validation.items()):
+    # One evaluation is no curve; what it found stands in the table of the end.
+    curves = {name: points for name, points in run.validation.items() if len(points) > 1}
+    for place, (name, points) in enumerate(curves.items()):
         heading, show = METRICS.get(name, (name.replace("_", " "), number(4)))
         best = (run.result or {}).get("best_step")
         drawn.append(
