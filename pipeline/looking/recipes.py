@@ -159,7 +159,10 @@ def _next(
         return f"pipeline pseudo-label {target}"
     if recipe.student and recipe.training and run and run.state != "there":
         return f"pipeline train-student {target}"
-    ended = run or labels or states["written"] or states["cache"]
+    if run:
+        is_compared = (Path(run.path) / "evaluation.json").exists()
+        return f"pipeline {'report' if is_compared else 'evaluate'} {target}"
+    ended = labels or states["written"] or states["cache"]
     return f"pipeline inspect {ended.path}" if ended else "give it the tables of a stage"
 
 

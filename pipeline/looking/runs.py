@@ -21,6 +21,9 @@ FILES = {
     METRICS: "a line of JSON each time",
     RESULT: "how it ended",
     RECIPE: "the recipe it was begun with",
+    "model_card.md": "how it compares, to be shipped with it",
+    "evaluation.json": "the same, every number",
+    "evaluation.csv": "the same, a line a model",
 }
 NOT_MEASURED = ("step", "epoch", "loss", "learning_rate", "gradient_share", "validation")
 
@@ -211,6 +214,8 @@ def _metrics_text(metrics: dict[str, float]) -> str:
 def _next(summary: dict[str, Any]) -> str:
     if summary["ended"]:
         path = summary["run"]
+        if "evaluation.json" not in summary["files"]:
+            return "`pipeline evaluate RECIPE`, with its own recipe, compares it with its teacher"
         return f'a recipe names it as its teacher: model = {{ kind = "run", path = "{path}" }}'
     kept = summary["checkpoint"]
     anew = "begins anew" if kept is None else f"goes on from step {kept}"

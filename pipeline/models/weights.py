@@ -33,17 +33,29 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{where}: {path} holds more than tensors, such as a whole model that was pickled; code "
+            "in a file is never run. Save its weights where it can be loaded: "
+            "torch.save(model.state_dict(), path), or best as .safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise ModelError(
             f"{where}: {path} cannot be read as weights ({_first_line(error)}). "
             "Save the model's state_dict() again, best as .safetensors."
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(
-            f"{where}: {path} holds a {type(state).__name__} that is not a plain state_dict; "
-            "allowed is a mapping from names to tensors. Save model.state_dict()."
+            f"{where}: {path} holds a {type(state).__name__}{_keys(state)} that is not a plain "
+            "state_dict; allowed is a mapping from names to tensors. Save model.state_dict()."
         )
     return dict(state)
+
+
+def _keys(state: object) -> str:
+    """Name what a checkpoint of several things has, one of which is most likely meant."""
+    keys = [str(key) for key in state][:SHOWN] if isinstance(state, Mapping) else []
+    return f" with {', '.join(keys)}" if keys else ""
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

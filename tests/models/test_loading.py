@@ -89,15 +89,13 @@ def test_weights_of_another_architecture_are_refused_by_name(base: Path) -> None
 
 def test_code_in_a_checkpoint_is_never_run(base: Path) -> None:
     torch.save(nn.Linear(2, 2), base / "whole.pt")
-    with pytest.raises(
-        ModelError, match=r"whole\.pt cannot be read as weights \(Weights only load"
-    ):
+    with pytest.raises(ModelError, match=r"whole\.pt holds more than tensors, .* is never run"):
         load(base, checkpoint="whole.pt")
 
 
 def test_a_checkpoint_that_is_no_state_dict_is_refused(base: Path) -> None:
     torch.save({"model": {"weight": torch.ones(1)}, "epoch": 3}, base / "training.pt")
-    with pytest.raises(ModelError, match="holds a dict that is not a plain state_dict; allowed is"):
+    with pytest.raises(ModelError, match="holds a dict with model, epoch that is not a plain"):
         load(base, checkpoint="training.pt")
 
 

@@ -83,7 +83,9 @@ def test_a_run_that_ended_is_told_in_one_screen(cached_lab: Lab) -> None:
     assert "soft_targets (weight 0.9, T = 4): " in text
     assert shown["taught_by"]["cache"][:16] in text
     assert shown["files"]["best.safetensors"] > 0
-    assert 'model = { kind = "run", path = "' in told["next"]
+    assert told["next"].startswith("`pipeline evaluate RECIPE`")
+    (cached_lab.run / "evaluation.json").write_text("{}")
+    assert 'model = { kind = "run", path = "' in facts(inspect(cached_lab.run))["next"]
 
 
 def test_a_run_that_has_not_ended_says_from_where_it_goes_on(cached_lab: Lab) -> None:
@@ -140,7 +142,7 @@ def test_a_recipe_says_what_is_there_and_what_to_type_next(lab: Lab) -> None:
     assert (told()["run"], told()["next"]) == (f"{lab.run}: not begun", types("train-student"))
     train(lab)
     assert told()["run"] == f"{lab.run}: ended at step 16"
-    assert told()["next"] == f"pipeline inspect {lab.run}"
+    assert told()["next"] == types("evaluate")
     (lab.run / "result.json").unlink()
     assert told()["run"] == f"{lab.run}: begun, checkpoint of step 16"
     assert told()["next"] == types("train-student")
