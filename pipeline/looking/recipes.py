@@ -159,10 +159,15 @@ def _next(
         return f"pipeline pseudo-label {target}"
     if recipe.student and recipe.training and run and run.state != "there":
         return f"pipeline train-student {target}"
-    if run:
+    return _when_all_is_there(target, states)
+
+
+def _when_all_is_there(target: str, states: dict[str, Place | None]) -> str:
+    """Say how to look at what was made."""
+    if run := states["run"]:
         is_compared = (Path(run.path) / "evaluation.json").exists()
         return f"pipeline {'report' if is_compared else 'evaluate'} {target}"
-    ended = labels or states["written"] or states["cache"]
+    ended = states["pseudo_labels"] or states["written"] or states["cache"]
     return f"pipeline inspect {ended.path}" if ended else "give it the tables of a stage"
 
 

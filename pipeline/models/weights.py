@@ -35,8 +35,8 @@ def read_weights(path: Path, where: str) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{where}: {path} holds more than tensors, such as a whole model that was pickled; code "
-            "in a file is never run. Save its weights where it can be loaded: "
+            f"{where}: {path} holds more than tensors, such as a whole model that was pickled; "
+            "code in a file is never run. Save its weights where it can be loaded: "
             "torch.save(model.state_dict(), path), or best as .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
