@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,17 @@ from pipeline.card.quality import Quality
 from pipeline.card.speed import WARM_UP, Speed
 from pipeline.compute import device_kind, keep_freed_memory, software_versions
 from pipeline.experiment.compared import Contest, count_text_bytes, open_compared
+from pipeline.holding import hold_folder
 from pipeline.progress import Advance, progress, say
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import Evaluate
 from pipeline.stream import Batch, Stream
-from pipeline.training.run_folder import read_result, replace_text
+from pipeline.training.run_folder import PURPOSE, read_result, replace_text
 
 tell = as_text
 # What `train-student` calls the folder of a student of transformers.
 PRETRAINED = "pretrained"
+SAVING = replace(PURPOSE, doing="saving the card of this run", again="it compares anew.")
 
 
 def run(
@@ -65,8 +68,9 @@ def run(
         folder = recipe.locate(recipe.run.path)
         pages = {"json": json.dumps(document, indent=2) + "\n"}
         pages |= {"csv": as_csv(document), "markdown": as_markdown(document)}
-        for kind, text in pages.items():
-            replace_text(folder / FILES[kind], text)
+        with hold_folder(folder, SAVING):
+            for kind, text in pages.items():
+                replace_text(folder / FILES[kind], text)
         say(f"{folder}: holds {', '.join(FILES.values())} now", quiet)
     return document
 

@@ -96,6 +96,15 @@ def run_line(words: list[str]) -> None:
     assert answer.status == 0, (words, more, answer.stderr[-2000:])
 
 
+@pytest.mark.assets
+def test_what_the_pages_say_of_real_teachers_runs(place: Path) -> None:
+    (place / "data/assets").symlink_to(ROOT / "data/assets")
+    lines = [words for words in typed_lines() if NEED_ASSETS & set(named_recipes(words))]
+    assert {name for words in lines for name in named_recipes(words)} == NEED_ASSETS
+    for words in lines:
+        run_line(words)
+
+
 def test_what_the_pages_say_runs(place: Path) -> None:
     ran = set()
     for words in typed_lines():

@@ -43,6 +43,15 @@ SHORT = {
     "shakespeare": ("training.epochs=2", "training.warmup_steps=1", *VERSES),
 }
 
+# Of real data and a real teacher, where they are there: what tells, and what makes it short.
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+IMAGES = ("data.train.subset={ count = 500 }", "data.test.subset={ count = 200 }")
+ROWS = ("data.train.subset.count=6", "data.validation.subset.count=2", "targets.tail.positions=512")
+REAL = {
+    "fashion": (FASHION, ("training.epochs=2", "training.warmup_steps=0", *IMAGES)),
+    "smollm2": (ROOT / "data/assets/smollm2", ("training.warmup_steps=0", *ROWS)),
+}
+
 
 def made(*arguments: str) -> None:
     answer = run_cli(*arguments, "--quiet")
@@ -59,9 +68,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not name.endswith("teacher"):
             made("cache-teacher", recipe, *options(*(v for v in values if v.startswith("data"))))
         made("train-student", recipe, *options(*values))
-    write_evaluation(folder / "runs/digits-student")
     for name in ("digits", "shakespeare"):
         recipe = str(folder / f"data/recipes/{name}.toml")
+        of_text = VERSES if name == "shakespeare" else ()
+        made("evaluate", recipe, *options("evaluate.rounds=1", *of_text))
         made("report", recipe, "--out", str(folder / f"{name}.html"))
     return folder
 
@@ -116,6 +126,35 @@ def test_the_console_has_nothing_to_say(folder: Path, name: str, tmp_path: Path)
     dom, told = browse(folder / f"{name}.html", tmp_path / "profile")
     assert told == []
     assert "<button" in dom  # the page's own script has run
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_reports_of_real_data_are_seen_as_well(folder: Path, name: str, tmp_path: Path) -> None:
+    needed, values = REAL[name]
+    if not needed.is_dir():
+        pytest.skip(f"needs {needed}")
+    (folder / "data/assets").unlink(missing_ok=True)
+    (folder / "data/assets").symlink_to(ROOT / "data/assets")
+    recipe = str(folder / f"data/recipes/{name}.toml")
+    data = options(*(value for value in values if not value.startswith("training")))
+    if name == "fashion":
+        made("train-student", str(folder / "data/recipes/fashion-teacher.toml"), *options(*values))
+    else:
+        held_out = options("cache.data=validation", "cache.path=../../caches/smollm2-validation")
+        made("cache-teacher", recipe, *data, *held_out)
+    made("cache-teacher", recipe, *data)
+    made("train-student", recipe, *options(*values))
+    made("evaluate", recipe, *data, *options("evaluate.rounds=1", "evaluate.batch_size=2"))
+    page = folder / f"{name}.html"
+    made("report", recipe, *data, "--out", str(page))
+    for width in (NARROW, WIDE):
+        seen = look(page, tmp_path, width)
+        assert seen["wide"] <= width
+        assert seen["outside"] == seen["loaded"] == []
+        assert len(seen["drawings"]) >= 5
+        assert all(each["width"] > 250 and each["title"] for each in seen["drawings"])
+    _, told = browse(page, tmp_path / "profile")
+    assert told == []
 
 
 @pytest.mark.parametrize("width", [NARROW, WIDE])

@@ -19,6 +19,7 @@ from pipeline.experiment import open_data, open_model
 from pipeline.models import load_network
 from pipeline.recipe import load_recipe
 from pipeline.samples import positions_of
+from pipeline.training.run_folder import hold_run
 
 ROUNDS = ["--set", "evaluate.rounds=2"]
 
@@ -277,3 +278,13 @@ def test_a_cache_bounds_how_many_drafts_are_accepted(text_lab: Lab) -> None:
     student = by_name(saved(text_lab))["student"]
     assert student["acceptance"] - 1e-3 <= exact <= student["acceptance_at_most"] + 1e-3
     assert student["acceptance"] < student["acceptance_at_most"]
+
+
+def test_a_card_is_not_saved_while_its_run_is_trained(trained: Lab) -> None:
+    with hold_run(trained.run):
+        told = evaluate(trained, "--quiet")
+    assert told.status == 2
+    assert "another process is" in told.stderr
+    assert not (trained.run / "evaluation.json").exists()
+    assert evaluate(trained, "--quiet").status == 0
+    assert not list(trained.run.glob(".evaluation*"))
