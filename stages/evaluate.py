@@ -46,6 +46,21 @@ def run(
     """
     keep_freed_memory()
     contest = open_compared(recipe, runs or {}, quiet=quiet)
+    if recipe.run is None:
+        return _compare(recipe, contest, quiet)
+    folder = recipe.locate(recipe.run.path)
+    with hold_folder(folder, SAVING):  # all the time, so that what cannot be saved is not measured
+        document = _compare(recipe, contest, quiet)
+        pages = {"json": json.dumps(document, indent=2) + "\n"}
+        pages |= {"csv": as_csv(document), "markdown": as_markdown(document)}
+        for kind, text in pages.items():
+            replace_text(folder / FILES[kind], text)
+    say(f"{folder}: holds {', '.join(FILES.values())} now", quiet)
+    return document
+
+
+def _compare(recipe: Recipe, contest: Contest, quiet: bool) -> dict[str, Any]:
+    """Judge and time all models, and put what was found beside each other."""
     table = recipe.evaluate or Evaluate()
     qualities = _judge(contest, quiet)
     inputs = next(iter(contest.stream)).inputs.to(contest.device)
@@ -55,7 +70,7 @@ def run(
         Compared(name, qualities[name], speeds[name], *count_weights(network.model))
         for name, network in contest.networks.items()
     ]
-    document = {
+    return {
         "name": recipe.name,
         **compare(models, contest.class_names, count_text_bytes(recipe, contest.name)),
         "data": _data(contest, qualities),
@@ -64,15 +79,6 @@ def run(
         "made": _made(recipe),
         "use": _use(recipe),
     }
-    if recipe.run:
-        folder = recipe.locate(recipe.run.path)
-        pages = {"json": json.dumps(document, indent=2) + "\n"}
-        pages |= {"csv": as_csv(document), "markdown": as_markdown(document)}
-        with hold_folder(folder, SAVING):
-            for kind, text in pages.items():
-                replace_text(folder / FILES[kind], text)
-        say(f"{folder}: holds {', '.join(FILES.values())} now", quiet)
-    return document
 
 
 def _judge(contest: Contest, quiet: bool) -> dict[str, Any]:

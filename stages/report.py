@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.compute import set_threads
 from pipeline.progress import progress, say
-from pipeline.report.gather import count_parts, gather, write_page
+from pipeline.report.gather import check_place, count_parts, gather, write_page
 from pipeline.report.given import find_given
 from pipeline.report.page import make_page, need_plots
 
@@ -21,6 +21,7 @@ def run(
         written; CorruptPart if a part of a cache is damaged.
     """
     need_plots()
+    check_place(Path(out))
     set_threads(1)  # parts are read side by side, each on one
     given = find_given(targets, overrides)
     for line in given.missing:

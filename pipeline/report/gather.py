@@ -4,6 +4,7 @@ What cannot be shown beside the numbers, such as samples whose data is not here,
 page.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -143,6 +144,20 @@ def _look_of(run: Run, recipe: Recipe | None) -> LookById | None:
     if name not in recipe.data:
         return None
     return lambda ids: look_at(recipe, name)(ids)  # opened when asked, where an error can be told
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no page can be written, before anything is gathered for it.
+
+    Raises: PipelineError with the reason.
+    """
+    if path.is_dir():
+        raise PipelineError(f"{path}: is a folder. Name a file in it, such as {path}/report.html.")
+    if not os.access(path.parent, os.W_OK):
+        why = "cannot be written" if path.parent.is_dir() else "is not there"
+        raise PipelineError(
+            f"{path}: the folder {path.parent} {why}. Name another file with --out."
+        )
 
 
 def write_page(path: Path, page: str) -> None:

@@ -11,10 +11,11 @@ import pytest
 from laboratory import Lab, run_cli
 from test_masked import lab as masked  # noqa: F401  # a fixture
 
+from pipeline.errors import PipelineError
 from pipeline.experiment import open_viewed
 from pipeline.recipe import load_recipe
 from pipeline.report.answers import Answers, count_cache
-from pipeline.report.gather import gather
+from pipeline.report.gather import gather, write_page
 from pipeline.report.given import find_given
 from pipeline.samples import views_of
 from pipeline.samples.images import encode_png
@@ -179,9 +180,11 @@ def test_a_page_that_cannot_be_written_is_told(cached_lab: Lab) -> None:
     answer = run_cli("report", str(cached_lab.cache), "--out", str(out), "--quiet")
     assert answer.status == 2
     assert answer.stderr == (
-        f"error: {out}: cannot be written (No such file or directory). Name another file with "
-        "--out.\n"
+        f"error: {out}: the folder {out.parent} is not there. Name another file with --out.\n"
     )
+    # What changes while the page is made.
+    with pytest.raises(PipelineError, match=r"cannot be written \(No such file or directory\)"):
+        write_page(out, "page")
 
 
 def test_a_folder_is_no_page_and_nothing_is_left_in_it(cached_lab: Lab) -> None:
@@ -190,7 +193,7 @@ def test_a_folder_is_no_page_and_nothing_is_left_in_it(cached_lab: Lab) -> None:
     before = sorted(cached_lab.folder.iterdir())
     answer = run_cli("report", str(cached_lab.cache), "--out", str(out), "--quiet")
     assert (answer.status, sorted(cached_lab.folder.iterdir())) == (2, before)
-    assert f"{out}: cannot be written (Is a directory)" in answer.stderr
+    assert f"{out}: is a folder. Name a file in it, such as {out}/report.html" in answer.stderr
 
 
 def test_places_with_equal_ends_are_told_apart(trained: Lab) -> None:
