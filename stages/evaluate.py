@@ -72,7 +72,7 @@ def _compare(recipe: Recipe, contest: Contest, quiet: bool) -> dict[str, Any]:
     ]
     return {
         "name": recipe.name,
-        **compare(models, contest.class_names, count_text_bytes(recipe, contest.name)),
+        **compare(models, contest.class_names, count_text_bytes(recipe, contest)),
         "data": _data(contest, qualities),
         "conditions": _conditions(contest, len(inputs), speeds),
         "notes": list(contest.notes),

@@ -44,8 +44,7 @@ def compare(
     `text_bytes` are those of the text whose tokens were predicted, where that is known.
     """
     teacher = next((each for each in models if each.name == TEACHER), None)
-    known = [each.quality.teacher_accuracy for each in models if each.quality]
-    theirs = known[0] if known else None
+    theirs = _teacher_accuracy(models, teacher)
     rows = [_row(each, theirs, text_bytes) for each in models]
     if teacher is None and theirs is not None:  # all that a cache says of it
         rows.insert(0, {**dict.fromkeys(rows[0]), "name": TEACHER, "accuracy": theirs})
@@ -57,6 +56,13 @@ def compare(
         "disagreements": _disagreements(models),
     }
     return {name: value for name, value in report.items() if value}
+
+
+def _teacher_accuracy(models: Sequence[Compared], teacher: Compared | None) -> float | None:
+    """Give what was measured of the teacher, or else what a cache says of it."""
+    if teacher is not None:
+        return teacher.quality.metrics.get("accuracy") if teacher.quality else None
+    return next((each.quality.teacher_accuracy for each in models if each.quality), None)
 
 
 def _row(model: Compared, teacher_accuracy: float | None, text_bytes: int | None) -> dict[str, Any]:

@@ -9,14 +9,12 @@ import torch
 from pipeline.card.compare import STUDENT, TEACHER
 from pipeline.compute import pick_device, set_threads, use_any_kernels
 from pipeline.errors import ModelError, RecipeError, TargetError
-from pipeline.experiment.data import join_data, open_data
+from pipeline.experiment.data import join_data, tokenizer_of
 from pipeline.experiment.networks import check_lengths, count_classes, open_model
 from pipeline.models import Network, load_network, set_precision
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import Evaluate
 from pipeline.samples import tokens_of
-from pipeline.samples.text.tokenizer import open_tokenizer
-from pipeline.samples.text.tokens import PADDING
 from pipeline.stream import Stream
 
 
@@ -120,23 +118,23 @@ def _check_classes(networks: Mapping[str, Network], stream: Stream, device: torc
             )
 
 
-def count_text_bytes(recipe: Recipe, name: str) -> int | None:
+def count_text_bytes(recipe: Recipe, contest: Contest) -> int | None:
     """Count the bytes of the text whose tokens are predicted; None where no tokenizer is named.
 
-    What comes first in a document is predicted from nothing, so its bytes do not count.
+    It is the text of the rows that are judged, which may be fewer than the data has. What comes
+    first in a document is predicted from nothing, so its bytes do not count.
     """
-    samples, table = open_data(recipe, name), recipe.data[name]
-    source, tokens = getattr(table, "tokenizer", None), tokens_of(samples)
-    if source is None or tokens is None or tokens.task != "next_token":
+    tokens = tokens_of(contest.stream.samples)
+    tokenizer = tokenizer_of(recipe, contest.name)
+    if tokenizer is None or tokens is None or tokens.task != "next_token":
         return None
-    decode = open_tokenizer(base=recipe.base, where=f"data.{name}", source=source, end=None).decode
+    contest.stream.set_epoch(0)
     total = 0
-    for index in range(len(samples)):
-        ids, documents = samples.read([index]).inputs[0]
-        for number in range(int(documents.max()) + 1):
-            own = ids[documents == number].tolist()
-            total += _size(decode(own)) - _size(decode(own[:1]))
-    assert PADDING < 0  # or the loop above would count padding
+    for batch in contest.stream:
+        for ids, documents in batch.inputs.numpy():
+            for number in range(int(documents.max()) + 1):
+                own = ids[documents == number].tolist()
+                total += _size(tokenizer.decode(own)) - _size(tokenizer.decode(own[:1]))
     return total
 
 

@@ -72,13 +72,21 @@ def test_the_headline_of_what_did_not_get_better(one_s: float, parameters: int, 
 def test_text_is_told_in_perplexity_and_bits_a_byte() -> None:
     quality = replace(QUALITY, metrics={"accuracy": 0.4, "nll": 1.5, "perplexity": math.exp(1.5)})
     teacher = replace(
-        TEACHER, quality=replace(quality, metrics={**quality.metrics, "perplexity": 3.0})
+        TEACHER,
+        quality=replace(quality, metrics={**quality.metrics, "accuracy": 0.9, "perplexity": 3.0}),
     )
     found = compare([teacher, replace(STUDENT, quality=quality)], [], 100)
     assert found["headline"].endswith(
         "keeps 44.4% of its teacher's next-token accuracy, at 1.49 times its perplexity"
     )
     assert found["models"][1]["bits_a_byte"] == pytest.approx(40 * 1.5 / math.log(2) / 100)
+
+
+def test_a_teacher_is_what_was_measured_of_it_not_what_a_cache_says() -> None:
+    cached = replace(QUALITY, teacher_accuracy=0.5)
+    models = [replace(TEACHER, quality=cached), replace(STUDENT, quality=cached)]
+    _, student = compare(models, [], None)["models"]
+    assert student["quality_kept"] == 1.0
 
 
 def test_without_a_teacher_at_hand_its_cache_speaks_for_it() -> None:

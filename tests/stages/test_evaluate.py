@@ -269,6 +269,17 @@ def test_text_is_compared_token_by_token(text_lab: Lab) -> None:
     assert "classes" not in document
 
 
+def test_the_bytes_of_text_are_those_of_the_rows_that_are_judged(text_lab: Lab) -> None:
+    """A cache of the held-out text from before it grew: its rows alone are judged."""
+    cached = ["--set", "cache.data=validation", "--set", "cache.path=held-out"]
+    assert text_lab.cache_teacher("--quiet", *cached).status == 0
+    with (text_lab.folder / "validation.txt").open("a") as file:
+        file.write("\n" + "\n".join(VERSES))
+    assert evaluate(text_lab, "--quiet", "--set", "evaluate.cache=held-out").status == 0
+    for row in by_name(saved(text_lab)).values():
+        assert row["bits_a_byte"] == pytest.approx(row["nll"] / math.log(2), rel=1e-6)
+
+
 def test_a_cache_bounds_how_many_drafts_are_accepted(text_lab: Lab) -> None:
     cached = ["--set", "cache.data=validation", "--set", "cache.path=held-out"]
     assert text_lab.cache_teacher("--quiet", *cached).status == 0
