@@ -19,10 +19,16 @@ FEW_CLASSES = 256
 
 @dataclass(frozen=True)
 class Probs:
-    """A distribution; both may be overwritten. Shapes: (P, C) each. Units: log_probs in nats."""
+    """A distribution. Shapes: (P, C) each. Units: log_probs in nats."""
 
     probs: Tensor
     log_probs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.probs)
+
+    def __getitem__(self, positions: slice) -> "Probs":
+        return Probs(self.probs[positions], self.log_probs[positions])
 
 
 def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +51,8 @@ def normalise(logits: Tensor) -> Probs:
     return Probs(probs, torch.sub(logits, log_sum, out=logits))
 
 
-# Of teacher and student (P, N), which may be overwritten: the divergence (P,), and its derivative
-# by the student's logits (P, N).
+# Of teacher and student (P, N), the latter of which may be overwritten: the divergence (P,), and
+# its derivative by the student's logits (P, N).
 Divergence = Callable[[Probs, Probs], tuple[Tensor, Tensor]]
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.losses.average import at_least_float32
 from pipeline.losses.term import Term
 
 # Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
@@ -100,18 +99,23 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float
     size = max(
         1, BLOCK_ELEMENTS.get(logits.device.type, len(logits) * logits.shape[1]) // logits.shape[1]
     )
+    # What overwrites logits comes last, for then it may have those that are there.
+    order = sorted(range(len(terms)), key=lambda number: terms[number][1].overwrites)
     for first in range(0, len(logits), size):
         block = logits[first : first + size]
         places = slice(start + first, start + first + len(block))
         together: Tensor | None = None
-        for number, (weight, term) in enumerate(terms):
-            value, gradient = term.rule(at_least_float32(block), places)
+        for number in order:
+            weight, term = terms[number]
+            is_last = number == order[-1]
+            value, gradient = term.compare(block, places, spare=is_last)
             values[number] += value.sum() * term.factor
             # The last one is written where the logits were, which nobody needs any more.
-            place = block if number == len(terms) - 1 else gradient
+            place, slope = block if is_last else gradient, term.slope * weight
             if together is None:
-                together = torch.mul(gradient, term.factor * weight, out=place)
+                together = torch.mul(gradient, slope, out=place)
+            elif isinstance(slope, float):
+                together = torch.add(together, gradient, alpha=slope, out=place)
             else:
-                gradient.mul_(term.factor * weight)
-                together = torch.add(together, gradient, out=place)
+                together = torch.add(together, gradient.mul_(slope), out=place)
     return values

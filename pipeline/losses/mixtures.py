@@ -13,66 +13,64 @@ from pipeline.losses.divergence import Divergence
 from pipeline.losses.tails import (
     RULES,
     Answer,
-    compare,
+    Compare,
+    compare_all,
     compare_bucket,
     compare_some,
     dense,
 )
+from pipeline.losses.term import cut
 from pipeline.targets import Mixture
 from pipeline.targets.mixtures import average, merge, merge_kept
 
 # As a `Rule`, of a mixture.
-MixtureRule = Callable[[Tensor, Mixture, float, Divergence], Answer]
+MixtureRule = Callable[[Mixture, float, Divergence], Compare]
 
 
 def over_all(
-    logits: Tensor,
-    mixture: Mixture,
-    temperature: float,
-    divergence: Divergence,
-    *,
-    shaped: bool = True,
-) -> Answer:
+    mixture: Mixture, temperature: float, divergence: Divergence, *, shaped: bool = True
+) -> Compare:
     """Compare all classes, those that were left out filled in."""
-    teacher = average(mixture, temperature, shaped=shaped)
-    return compare(teacher, logits, temperature, divergence)
+    return compare_all(
+        lambda places: average(cut(mixture, places), temperature, shaped=shaped), divergence
+    )
 
 
-def bucket(logits: Tensor, mixture: Mixture, temperature: float, divergence: Divergence) -> Answer:
+def bucket(mixture: Mixture, temperature: float, divergence: Divergence) -> Compare:
     """Compare the classes that any teacher kept, and what is left of their tails as one more."""
     if not all(targets.has_tail for targets in mixture.members):
-        return over_all(logits, mixture, temperature, divergence)
+        return over_all(mixture, temperature, divergence)
     merged = merge(mixture, temperature)
     teacher = torch.cat([merged.log_probs, merged.log_tail[:, None]], 1)  # (P, U + 1)
-    return compare_bucket(logits, merged.classes, teacher, merged.is_spare, temperature, divergence)
+    return compare_bucket(merged.classes, teacher, merged.is_spare, divergence)
 
 
 def of_kept(
-    logits: Tensor,
-    mixture: Mixture,
-    temperature: float,
-    divergence: Divergence,
-    *,
-    renormalise: bool,
-) -> Answer:
+    mixture: Mixture, temperature: float, divergence: Divergence, *, renormalise: bool
+) -> Compare:
     """Compare what the teachers kept, with nothing for what they left out."""
     classes, log_probs = merge_kept(mixture, temperature, renormalise=renormalise)
-    return compare_some(logits, classes, log_probs.exp(), log_probs, temperature)
+    return compare_some(classes, log_probs.exp(), log_probs)
 
 
-def sampled(logits: Tensor, mixture: Mixture, temperature: float, divergence: Divergence) -> Answer:
+def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Compare:
     """Average the comparisons with each teacher, whose gradients are that of the average.
 
     What a teacher that did not draw a class thinks of it is unknown, and with it the entropy of the
     average: the value is above the divergence by as much as the teachers differ, a constant.
     """
-    answers = [
-        (RULES["sampled"] if targets.has_tail else dense)(logits, targets, temperature, divergence)
+    compares = [
+        (RULES["sampled"] if targets.has_tail else dense)(targets, temperature, divergence)
         for targets in mixture.members
     ]
-    values = [w * value for w, (value, _) in zip(mixture.weights, answers, strict=True)]
-    gradients = [g.mul_(w) for w, (_, g) in zip(mixture.weights, answers, strict=True)]
-    return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    def compare(logits: Tensor, places: slice) -> Answer:
+        answers = [each(logits, places) for each in compares]
+        values = [w * value for w, (value, _) in zip(mixture.weights, answers, strict=True)]
+        gradients = [g.mul_(w) for w, (_, g) in zip(mixture.weights, answers, strict=True)]
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    return compare
 
 
 MIXTURE_RULES: dict[str, MixtureRule] = {

@@ -1,8 +1,10 @@
 """What stands for the classes that were left out, and what the student's logits get to hear of it.
 
-A rule gives a number a position and its derivative by the student's logits. Dozens of small
-operations and their backward passes would cost a small student a noticeable share of its step; in
-closed form the gradient is nearly free where the value is computed.
+A rule is told the targets once, and then compares block after block of the student's logits with
+them: a number a position and its derivative by the logits. Dozens of small operations and their
+backward passes would cost a small student a noticeable share of its step; in closed form the
+gradient is nearly free where the value is computed, and what follows from kept classes alone is
+computed for all positions at once.
 """
 
 import math
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.divergence import Divergence, normalise, softmax
+from pipeline.losses.term import cut
 from pipeline.targets import (
     Targets,
     log_tail_sum,
@@ -22,33 +25,41 @@ from pipeline.targets import (
 )
 from pipeline.targets.rounding import LOWEST_LOGIT
 
-# Of the student's logits (P, C), targets of P positions, a temperature and a divergence: a number
-# a position (P,), and its derivative by the logits (P, C).
-Rule = Callable[[Tensor, Targets, float, Divergence], tuple[Tensor, Tensor]]
+# A number a position (p,), and its derivative by the student's divided logits (p, C).
 Answer = tuple[Tensor, Tensor]
+# Of the student's logits (p, C) at some of the P positions, divided by the temperature, which may
+# be overwritten, and of which positions these are.
+Compare = Callable[[Tensor, slice], Answer]
+# Of targets of P positions, a temperature and a divergence.
+Rule = Callable[[Targets, float, Divergence], Compare]
 
 
-def dense(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
+def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, where all were kept."""
-    teacher = targets.logits / temperature
-    if targets.classes is not None:  # the same classes in another order
-        teacher = torch.empty_like(teacher).scatter_(1, targets.classes, teacher)
-    return compare(teacher, logits, temperature, divergence)
+
+    def rebuild(places: slice) -> Tensor:
+        teacher = cut(targets.logits, places) / temperature
+        if targets.classes is None:
+            return teacher
+        # The same classes in another order.
+        return torch.empty_like(teacher).scatter_(1, cut(targets.classes, places), teacher)
+
+    return compare_all(rebuild, divergence)
 
 
-def low_rank(
-    logits: Tensor, targets: Targets, temperature: float, divergence: Divergence
-) -> Answer:
+def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, the left-out ones rebuilt from their shape."""
-    return compare(low_rank_logits(targets, temperature), logits, temperature, divergence)
+    return compare_all(
+        lambda places: low_rank_logits(cut(targets, places), temperature), divergence
+    )
 
 
-def uniform(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
+def uniform(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, the left-out ones being all alike."""
-    return compare(uniform_logits(targets, temperature), logits, temperature, divergence)
+    return compare_all(lambda places: uniform_logits(cut(targets, places), temperature), divergence)
 
 
-def bucket(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
+def bucket(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare K kept classes and their tail as one more: never more than all classes would give.
 
     The derivative by one of the left-out classes is its share of the bucket's.
@@ -59,26 +70,22 @@ def bucket(logits: Tensor, targets: Targets, temperature: float, divergence: Div
     # The tail is one more class.
     log_tail = log_tail_sum(targets, temperature)[:, None]
     teacher = torch.cat([targets.logits / temperature, log_tail], 1)  # (P, K + 1)
-    return compare_bucket(
-        logits, targets.classes, teacher, targets.is_spare, temperature, divergence
-    )
+    return compare_bucket(targets.classes, teacher, targets.is_spare, divergence)
 
 
-def renormalise(
-    logits: Tensor, targets: Targets, temperature: float, divergence: Divergence
-) -> Answer:
+def renormalise(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Make the kept classes sum to 1, and compare those."""
     log_probs = soften(targets, temperature).log_probs.log_softmax(1)
-    return compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
+    return compare_some(targets.classes, log_probs.exp(), log_probs)
 
 
-def none(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
+def none(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare the kept classes as they are."""
     log_probs = soften(targets, temperature).log_probs
-    return compare_some(logits, targets.classes, log_probs.exp(), log_probs, temperature)
+    return compare_some(targets.classes, log_probs.exp(), log_probs)
 
 
-def sampled(logits: Tensor, targets: Targets, temperature: float, divergence: Divergence) -> Answer:
+def sampled(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Let draws stand for the left-out classes: on average the comparison of all classes.
 
     Source: Anshumann et al. 2025, arXiv:2503.16870, section 3.
@@ -88,60 +95,70 @@ def sampled(logits: Tensor, targets: Targets, temperature: float, divergence: Di
     weights, log_drawn = weigh_draws(targets, temperature)
     log_kept = soften(targets, temperature).log_probs
     return compare_some(
-        logits,
         torch.cat([targets.classes, targets.drawn], 1),
         torch.cat([log_kept.exp(), weights], 1),
         torch.cat([log_kept, log_drawn], 1),
-        temperature,
     )
 
 
 def compare_bucket(
-    logits: Tensor,
     classes: Tensor,
     teacher: Tensor,
     spare: Tensor | None,
-    temperature: float,
     divergence: Divergence,
-) -> Answer:
+) -> Compare:
     """Compare some classes, each once but for spare places, and all others as one more.
 
-    Shapes: logits (P, C); classes and spare (P, K); teacher (P, K + 1), softened logits.
+    Shapes: classes and spare (P, K); teacher (P, K + 1), softened logits.
     """
     k = classes.shape[1]
-    student = logits / temperature
-    kept = student.gather(1, classes)  # (P, K)
-    if spare is not None:
-        kept.masked_fill_(spare, LOWEST_LOGIT)
-    rest = student.scatter_(1, classes, -math.inf)  # (P, C)
-    # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
-    shares, log_rest = softmax(rest)
-    value, of_kept = divergence(normalise(teacher), normalise(torch.cat([kept, log_rest], 1)))
-    of_kept.div_(temperature)
-    gradient = shares.mul_(of_kept[:, k:])
-    return value, gradient.scatter_add_(1, classes, of_kept[:, :k].to(gradient.dtype))
+    taught = normalise(teacher)
+
+    def compare(logits: Tensor, places: slice) -> Answer:
+        here = cut(classes, places)
+        kept = logits.gather(1, here)  # (p, K)
+        if spare is not None:
+            kept.masked_fill_(cut(spare, places), LOWEST_LOGIT)
+        rest = logits.scatter_(1, here, -math.inf)  # (p, C)
+        # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
+        shares, log_rest = softmax(rest)
+        asked = normalise(torch.cat([kept, log_rest], 1))
+        value, of_kept = divergence(cut(taught, places), asked)
+        gradient = shares.mul_(of_kept[:, k:])
+        return value, gradient.scatter_add_(1, here, of_kept[:, :k].to(gradient.dtype))
+
+    return compare
 
 
-def compare(teacher: Tensor, logits: Tensor, temperature: float, divergence: Divergence) -> Answer:
-    """Compare all classes; `teacher` may be overwritten. Shapes: teacher and logits (P, C)."""
-    value, gradient = divergence(normalise(teacher), normalise(logits / temperature))
-    return value, gradient.div_(temperature).to(logits.dtype)
+def compare_all(rebuild: Callable[[slice], Tensor], divergence: Divergence) -> Compare:
+    """Compare all classes; as the teacher's are as many as the student's, they are made, softened,
+    for the positions at hand. Shapes: rebuild gives (p, C), which may be overwritten.
+    """
+
+    def compare(logits: Tensor, places: slice) -> Answer:
+        value, gradient = divergence(normalise(rebuild(places)), normalise(logits))
+        return value, gradient.to(logits.dtype)
+
+    return compare
 
 
-def compare_some(
-    logits: Tensor, classes: Tensor | None, weights: Tensor, log_probs: Tensor, temperature: float
-) -> Answer:
+def compare_some(classes: Tensor | None, weights: Tensor, log_probs: Tensor) -> Compare:
     """Sum w (log p - log q) over some classes, which may repeat; the gradient is W q - w.
 
-    Shapes: logits (P, C); classes, weights and log_probs (P, E).
+    Shapes: classes, weights and log_probs (P, E).
     """
     assert classes is not None
-    student = logits / temperature
-    probs, log_sum = softmax(student)
-    value = (log_probs - student.gather(1, classes).sub_(log_sum)).mul_(weights).sum(1)
-    weights = weights / temperature
-    gradient = probs.mul_(weights.sum(1, keepdim=True))
-    return value, gradient.scatter_add_(1, classes, -weights.to(gradient.dtype))
+    pull, total = -weights, weights.sum(1, keepdim=True)
+
+    def compare(logits: Tensor, places: slice) -> Answer:
+        here = cut(classes, places)
+        probs, log_sum = softmax(logits)
+        surprise = cut(log_probs, places) - logits.gather(1, here).sub_(log_sum)
+        value = surprise.mul_(cut(weights, places)).sum(1)
+        gradient = probs.mul_(cut(total, places))
+        return value, gradient.scatter_add_(1, here, cut(pull, places).to(gradient.dtype))
+
+    return compare
 
 
 RULES: dict[str, Rule] = {

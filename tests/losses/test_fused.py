@@ -64,8 +64,9 @@ def student(*, bias: bool, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 
 def both(targets: Targets, temperature: float) -> list[tuple[float, str, Any, dict[str, Any]]]:
     return [
-        (0.7, "soft_targets", targets, {"temperature": temperature}),
+        (0.5, "soft_targets", targets, {"temperature": temperature}),
         (0.3, "hard_labels", make_labels(), {}),
+        (0.2, "soft_targets", targets, {}),
     ]
 
 

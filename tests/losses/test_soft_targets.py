@@ -211,6 +211,22 @@ def test_a_student_sure_of_itself_gets_finite_gradients(tail: str) -> None:
     assert bool(slope.isfinite().all())
 
 
+@pytest.mark.parametrize("tail", MODES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("wider", [0, 3])
+@pytest.mark.parametrize("k", [4, 10])
+def test_the_students_logits_are_left_alone(
+    tail: str, temperature: float, wider: int, k: int
+) -> None:
+    student = draw(5, 10 + wider, 1).requires_grad_()
+    before = student.detach().clone()
+    loss = soft_targets(
+        student, exact_targets(draw(5, 10, 0), k), temperature=temperature, tail=tail
+    )
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    assert torch.equal(student.detach(), before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_students_are_widened_first(dtype: torch.dtype) -> None:
     student, targets = draw(5, 40, 18).to(dtype), exact_targets(draw(5, 40, 19).float(), 4)
