@@ -9,7 +9,13 @@ This room knows no model, no target and no cache. To add a kind: a function that
 `KINDS`, a test.
 """
 
-from pipeline.samples.batch import SampleBatch, Samples, content_digests, read_labels
+from pipeline.samples.batch import (
+    SampleBatch,
+    Samples,
+    content_digests,
+    hold_samples,
+    read_labels,
+)
 from pipeline.samples.contents import ContentLog
 from pipeline.samples.kinds import KINDS, open_samples
 from pipeline.samples.match import IdIndex, Locator, check_samples
@@ -51,6 +57,7 @@ __all__ = [
     "Views",
     "check_samples",
     "content_digests",
+    "hold_samples",
     "join_batches",
     "make_views",
     "mix_rows",

@@ -1,19 +1,17 @@
 """Arrays in files: `.npy` and `.npz` of NumPy, and the `idx` files of MNIST and its family.
 
-Plain files are read row by row with `pread`, so resident memory does not grow with them, as it
-would with a memory map. Held in memory are labels and ids that are few bytes, `.npz` members and
-gzipped `idx` files, which cannot be read in part.
+Plain files are read row by row, so memory does not grow with them. Held in memory are labels and
+ids that are few bytes, `.npz` members and gzipped `idx` files, which cannot be read in part.
 Nothing is ever unpickled.
 """
 
 import gzip
 import math
-import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,52 +19,11 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.factories import did_you_mean
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
+from pipeline.samples.rows import FileRows, Rows, hold_rows
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 # Labels and ids of no more are read at once: a call for each of a batch takes five times as long.
 HELD_BYTES = 2**20
-
-
-class Rows(Protocol):
-    """An array whose first axis counts samples, in a file or in memory."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Shapes: indices (B,); returns (B, ...)."""
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Rows of an uncompressed array in a file, in C order from `offset` on."""
-
-    path: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Read rows, neighbours in one call.
-
-        Shapes: indices (B,); returns (B, ...).
-        """
-        rows = np.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
-        row_bytes = rows[:1].nbytes
-        content = rows.reshape(-1).view(np.uint8).data
-        firsts = np.flatnonzero(np.diff(indices, prepend=-2) != 1)
-        lasts = np.append(firsts, len(indices))[1:]
-        offsets = self.offset + indices[firsts] * row_bytes
-        # Opened anew: a descriptor kept in the dataset could not be pickled, nor closed in time.
-        with self.path.open("rb") as file:
-            number = file.fileno()
-            runs = ((firsts * row_bytes).tolist(), (lasts * row_bytes).tolist(), offsets.tolist())
-            for start, stop, offset in zip(*runs, strict=True):
-                _read_into(content[start:stop], number, offset)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -101,6 +58,15 @@ class ArraySamples:
         stored = self._take(self.inputs, places)
         inputs = stored.astype(stored.dtype.newbyteorder("="), copy=False)
         return SampleBatch(self._names(places), inputs, self._labels(places))
+
+    def hold(self, indices: NDArray[np.int64], asked: int) -> "ArraySamples":
+        """Give the same samples, of which those at `indices` are in memory if that is worth it."""
+        inputs = hold_rows(self.inputs, self._take, indices, asked)
+        labels, ids = (
+            None if rows is None else hold_rows(rows, self._take, indices, asked)
+            for rows in (self.label_rows, self.id_rows)
+        )
+        return replace(self, inputs=inputs, label_rows=labels, id_rows=ids)
 
     def _names(self, places: NDArray[np.int64]) -> list[str]:
         if self.id_rows is None:
@@ -290,13 +256,3 @@ def _with_channel(images: Rows) -> Rows:
 def _check_file(where: str, path: Path) -> None:
     if not path.is_file():
         raise SampleError(f"{where}: there is no file {path}; paths are relative to the recipe")
-
-
-def _read_into(place: memoryview, file_number: int, offset: int) -> None:
-    """Fill `place` from a file; one `preadv` may return less than was asked."""
-    done = os.preadv(file_number, [place], offset)
-    while done < len(place):
-        more = os.preadv(file_number, [place[done:]], offset + done)
-        if not more:
-            raise OSError(f"the file ends {len(place) - done:,} bytes early")
-        done += more

@@ -75,6 +75,24 @@ class KnowsLabels(Protocol):
         """Give the labels of `indices`, -1 where there is none."""
 
 
+@runtime_checkable
+class Holds(Protocol):
+    """A dataset that can read many samples faster at once than a few at a time."""
+
+    def hold(self, indices: NDArray[np.int64], asked: int) -> Samples:
+        """Give the same samples, of which those at `indices` are in memory if that is worth it, for
+        `asked` of them will be read in any order.
+        """
+
+
+def hold_samples(samples: Samples, indices: NDArray[np.int64], asked: int) -> Samples:
+    """Prepare for some samples to be read in any order, if the dataset can.
+
+    Shapes: indices (n,).
+    """
+    return samples.hold(indices, asked) if isinstance(samples, Holds) else samples
+
+
 def content_digests(inputs: NDArray[Any]) -> NDArray[np.uint8]:
     """Digest each sample by its dtype, its shape and its bytes, little-endian and in C order.
 

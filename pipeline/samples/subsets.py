@@ -16,6 +16,7 @@ from pipeline.samples.batch import (
     SampleBatch,
     Samples,
     as_indices,
+    hold_samples,
     ids_at,
     name_some,
     read_labels,
@@ -58,6 +59,10 @@ class Subset:
     def read(self, indices: Indices) -> SampleBatch:
         """Read samples in the order of `indices`."""
         return self.samples.read(self.indices[as_indices(indices, len(self))])
+
+    def hold(self, indices: NDArray[np.int64], asked: int) -> "Subset":
+        """Give the same samples, of which those at `indices` are in memory if that is worth it."""
+        return Subset(hold_samples(self.samples, self.indices[indices], asked), self.indices)
 
     def labels(self, indices: Indices) -> NDArray[np.int64]:
         """Give the labels of `indices`."""

@@ -41,6 +41,7 @@ from pipeline.stream.slices import Slices, without_rows
 from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.near import Near
 from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
@@ -173,6 +174,7 @@ class Stream(IterableDataset[Batch]):
         self._buffers = Buffers()
         self._window: tuple[Parts, Window] | None = None
         self._places: tuple[tuple[int, Parts], Rows | None] | None = None
+        self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
             identities = identities_of(cache, rows)
@@ -310,14 +312,20 @@ class Stream(IterableDataset[Batch]):
         numbers = window.views[at] + later
         if self._chosen and self.is_fresh:
             numbers += COPY_VIEWS * self._copy(parts, places, epoch)
-        read = self.samples.read(window.indices[at])
+        samples = self._hold(parts, window, epoch)
+        read = samples.read(window.indices[at])
         if self.views.change:
             shown = self.views.show(read, numbers)
             find = window.partners(at, later)
             read = mix_rows(
-                self.samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
+                samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
             )
         return read, window.gather(at, self._buffers.empty)
+
+    def _hold(self, parts: Parts, window: Window, epoch: int) -> Samples:
+        places = self._all_places(parts, epoch)
+        # Which rows of a window are seen changes from epoch to epoch, if those are not all.
+        return self._near.hold((parts, None if places is None else epoch), window.indices, places)
 
     def _at(self, parts: Parts, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""

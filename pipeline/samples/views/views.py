@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError, list_differences
 from pipeline.keyed import view_key
-from pipeline.samples.batch import Indices, SampleBatch, Samples, read_labels
+from pipeline.samples.batch import Indices, SampleBatch, Samples, hold_samples, read_labels
 from pipeline.samples.text.tokens import Tokens, tokens_of
 from pipeline.samples.views.augment import augment, library_versions
 from pipeline.samples.views.masks import Masks, mask_tokens
@@ -130,6 +130,10 @@ class Viewed:
     def read(self, indices: Indices) -> SampleBatch:
         """Read samples as they are."""
         return self.samples.read(indices)
+
+    def hold(self, indices: NDArray[np.int64], asked: int) -> "Viewed":
+        """Give the same samples, of which those at `indices` are in memory if that is worth it."""
+        return Viewed(hold_samples(self.samples, indices, asked), self.views)
 
     def labels(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the labels of `indices`."""
