@@ -14,6 +14,8 @@ from typing import Generic, TypeVar
 from dask.base import compute
 from dask.delayed import delayed
 
+from pipeline.errors import PipelineError
+
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -41,8 +43,8 @@ def map_threads(
 
     Work goes in waves, so that neither questions nor answers pile up. A thread takes `together`
     questions at a turn: more than one pays off below about a millisecond each, for a turn costs
-    some 0.15 ms. A failure is raised when its turn comes, with a note that says which question it
-    was.
+    some 0.15 ms. A failure is raised when its turn comes; one that is nobody's message to the user
+    gets a note that says which question it was.
     """
     remaining = iter(questions)
     done = 0
@@ -50,7 +52,9 @@ def map_threads(
         outcomes = _run_wave(function, wave, workers, together)
         for question, outcome in zip(wave, outcomes, strict=True):
             if outcome.error is not None:
-                outcome.error.add_note(f"while working on item {done}: {reprlib.repr(question)}")
+                if not isinstance(outcome.error, PipelineError):  # those say where they are from
+                    asked = reprlib.repr(question)
+                    outcome.error.add_note(f"while working on item {done}: {asked}")
                 raise outcome.error
             yield from outcome.answer
             done += 1

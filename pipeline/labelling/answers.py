@@ -14,16 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.compute import map_threads
 from pipeline.errors import TargetError
+from pipeline.kept_targets import KeptTargets
 from pipeline.labelling.certainty import measure_certainty
 from pipeline.store import Cache
-from pipeline.targets import (
-    Basis,
-    Targets,
-    TargetSpec,
-    decode,
-    decode_basis,
-    target_fields,
-)
+from pipeline.targets import Targets
 
 # What is known of a row. Half the bytes of float64; doubt tells apart what confidence does not.
 ANSWER = np.dtype([("label", "<i4"), ("doubt", "<f4"), ("margin", "<f4"), ("entropy", "<f4")])
@@ -38,25 +32,16 @@ class Asked:
     threads: int
 
     @cached_property
-    def spec(self) -> TargetSpec:
+    def kept(self) -> KeptTargets:
         """What was kept of each answer."""
-        return TargetSpec.from_json(self.cache.plan.about["targets"])
-
-    @cached_property
-    def _basis(self) -> Basis | None:
-        return decode_basis(self.cache.read_shared(), self.spec) if self.spec.rank else None
-
-    @cached_property
-    def _names(self) -> list[str]:
-        there = {field.name for field in self.cache.plan.fields}
-        return [field.name for field in target_fields(self.spec) if field.name in there]
+        return KeptTargets(self.cache)
 
     def targets(self, part: int) -> Targets:
         """Read the targets of a part, with their statistics.
 
         Raises: CorruptPart if it is damaged.
         """
-        return decode(self.spec, self.cache.read_part(part, self._names), self._basis)
+        return self.kept.decode(self.cache.read_part(part, self.kept.names))
 
     def labels(self, part: int) -> NDArray[np.int64]:
         """Read the labels of a part, -1 where there is none. Shapes: returns (rows,)."""

@@ -67,7 +67,7 @@ def fit_temperature(asked: Asked) -> Calibration:
     """
     from scipy.optimize import minimize_scalar
 
-    lowest = 1.0 if asked.spec.has_tail else LOWEST
+    lowest = 1.0 if asked.kept.spec.has_tail else LOWEST
     found = minimize_scalar(
         lambda log: _measure(asked, float(np.exp(log)))[0],
         bounds=(np.log(lowest), np.log(HIGHEST)),
@@ -85,14 +85,14 @@ def fit_temperature(asked: Asked) -> Calibration:
         nll_after=after[0],
         ece_before=before[1],
         ece_after=after[1],
-        is_cut=asked.spec.has_tail and temperature == 1.0,
+        is_cut=asked.kept.spec.has_tail and temperature == 1.0,
     )
 
 
 def judge(asked: Asked, temperature: float) -> Judged:
     """Compare what the teacher calls the labelled rows with their labels; 17 bytes a row."""
     answers, right = list[Answers](), list[NDArray[np.bool_]]()
-    truth = np.zeros(asked.spec.class_count, np.int64)
+    truth = np.zeros(asked.kept.spec.class_count, np.int64)
     for found, labels in asked.each_part(partial(_answer_labelled, asked, temperature)):
         answers.append(found)
         right.append(found["label"] == labels)

@@ -58,7 +58,7 @@ def make_labels(
     Raises: TargetError if the rule cannot be followed, or would keep nothing: nothing is written
         then; CorruptPart if the cache is damaged; PipelineError if the disk is full.
     """
-    class_count = labelling.asked.spec.class_count
+    class_count = labelling.asked.kept.spec.class_count
     limits = find_limits(labelling.wanted, class_count, labelling.judged, labelling.where)
     answers = TemporaryArray(ANSWER, folder)
     for found in answers_of or labelling.asked.answers(labelling.temperature):
@@ -160,7 +160,7 @@ def _about(labelling: Labelling, summary: dict[str, Any]) -> dict[str, Any]:
         "cache": labelling.asked.cache.digest,
         "temperature": labelling.temperature,
         "rule": {"kind": labelling.wanted.kind, **labelling.wanted.settings},
-        "class_count": labelling.asked.spec.class_count,
+        "class_count": labelling.asked.kept.spec.class_count,
         "class_names": labelling.class_names,
         "rows_an_epoch": summary["rows_an_epoch"],
         "is_skewed": summary["skew"]["is_harmful"],

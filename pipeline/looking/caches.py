@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.kept_targets import KeptTargets
 from pipeline.looking.about import (
     data_text,
     kept_text,
@@ -17,9 +18,6 @@ from pipeline.store import Cache, Where, missing_parts, open_begun, part_ranges
 from pipeline.store.records import GO_ON
 from pipeline.targets import (
     Targets,
-    TargetSpec,
-    decode,
-    decode_basis,
     kept_mass,
     read_specs,
     soften,
@@ -114,9 +112,7 @@ def _statistics(cache: Cache, counted: dict[str, Any]) -> dict[str, Any]:
 
 def _decoded(cache: Cache, part: int, rows: int) -> dict[str, Any]:
     """Decode the first part that is there: the mass it keeps, and its first rows."""
-    spec = TargetSpec.from_json(cache.plan.about["targets"])
-    basis = decode_basis(cache.read_shared(), spec) if spec.has_mass_alone else None
-    targets = decode(spec, cache.read_part(part), basis)
+    targets = KeptTargets(cache).decode(cache.read_part(part))
     return {
         "decoded_part": part,
         f"kept_mass_of_part_{part}": {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.experiment.data import tokenizer_of
+from pipeline.kept_targets import KeptTargets
 from pipeline.looking.caches import class_name
 from pipeline.looking.layout import bar
 from pipeline.looking.search import absent_parts, find_row, sample_count
@@ -21,14 +22,9 @@ from pipeline.store import UNLABELLED, Cache, Where, open_begun
 from pipeline.stream.cached import ROW
 from pipeline.stream.token_rows import decode_rows
 from pipeline.targets import (
-    Basis,
     Targets,
-    TargetSpec,
-    decode,
-    decode_basis,
     soften,
     tail_mass,
-    target_fields,
     weigh_draws,
 )
 
@@ -50,8 +46,7 @@ class Look:
     """What is the same for all views of a sample, opened once; `limit` positions are decoded."""
 
     cache: Cache
-    spec: TargetSpec
-    basis: Basis | None
+    kept: KeptTargets
     names: list[str] | None
     limit: int
     spell: Spell | None
@@ -90,10 +85,8 @@ def describe_sample(
         another tokenizer; CacheError if there is no cache; CorruptPart if what is read is damaged.
     """
     cache = open_begun(where)
-    spec = TargetSpec.from_json(cache.plan.about["targets"])
-    basis = decode_basis(cache.read_shared(), spec) if spec.has_mass_alone else None
     class_names = cache.plan.about["class_names"]
-    look = Look(cache, spec, basis, class_names, positions, _checked(cache, names))
+    look = Look(cache, KeptTargets(cache), class_names, positions, _checked(cache, names))
     first, absent = find_row(cache, sample, quiet), absent_parts(cache)
     rows = range(first, cache.plan.rows, sample_count(cache))
     there = [row for row in rows if row // cache.plan.rows_per_part not in absent]
@@ -128,12 +121,13 @@ def _view(look: Look, row: int) -> dict[str, Any]:
     part, place = divmod(row, look.cache.plan.rows_per_part)
     table = look.cache.read_samples(part)
     start, count = int(table.positions[:place].sum()), int(table.positions[place])
-    fields = [each.name for each in target_fields(look.spec)]
     shown = slice(start, start + min(count, look.limit))
-    arrays = {name: each[shown] for name, each in look.cache.read_part(part, fields).items()}
+    arrays = {
+        name: each[shown] for name, each in look.cache.read_part(part, look.kept.names).items()
+    }
     label, tokens = int(table.labels[place]), _tokens(look.cache, part, place)
     labels = _token_labels(look.cache, tokens)[: look.limit]
-    targets = decode(look.spec, arrays, look.basis)
+    targets = look.kept.decode(arrays)
     return {
         "view": int(table.views[place]),
         "row": row,

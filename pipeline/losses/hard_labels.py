@@ -105,8 +105,11 @@ def check_classes(labels: Tensor, class_count: int, loss: str = "hard_labels") -
 
     Raises: TargetError naming the first five.
     """
-    wrong = (labels >= class_count) | (labels < UNLABELLED)
-    if bool(wrong.any()):
+    if not len(labels):
+        return
+    low, high = labels.aminmax()
+    if int(high) >= class_count or int(low) < UNLABELLED:
+        wrong = (labels >= class_count) | (labels < UNLABELLED)
         raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))
 
 

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.compute import map_threads
+from pipeline.kept_targets import KeptTargets
 from pipeline.report.counts import Counts, Frame, count, count_nothing
 from pipeline.report.rows import has_tokens, open_masks, position_labels, task_of
 from pipeline.samples import Views
 from pipeline.store import Cache, SampleTable
 from pipeline.stream.cached import ROW
-from pipeline.targets import Basis, Targets, TargetSpec, decode, decode_basis, target_fields
+from pipeline.targets import Targets, decode
 
 # Classes against each other, and one by one; more are not read by anybody.
 MOST_IN_MATRIX, MOST_IN_TABLE = 40, 1000
@@ -39,23 +40,14 @@ class Answers:
     cache: Cache
 
     @cached_property
-    def spec(self) -> TargetSpec:
+    def kept(self) -> KeptTargets:
         """What was kept of each answer."""
-        return TargetSpec.from_json(self.cache.plan.about["targets"])
-
-    @cached_property
-    def _basis(self) -> Basis | None:
-        return decode_basis(self.cache.read_shared(), self.spec) if self.spec.rank else None
+        return KeptTargets(self.cache)
 
     @cached_property
     def masks(self) -> Views | None:
         """What hid tokens from the teacher, if anything did."""
         return open_masks(self.cache)
-
-    @cached_property
-    def _fields(self) -> tuple[str, ...]:
-        there = {field.name for field in self.cache.plan.fields}
-        return tuple(each.name for each in target_fields(self.spec) if each.name in there)
 
     def read(self, part: int) -> tuple[dict[str, NDArray[Any]], SampleTable, NDArray[np.int64]]:
         """Read the targets of a part as they are stored, its rows, and the label of each position.
@@ -64,7 +56,7 @@ class Answers:
         Raises: CorruptPart if the part is damaged.
         """
         tokens = ROW if has_tokens(self.cache) and task_of(self.cache) != "label" else ()
-        arrays = self.cache.read_part(part, (*self._fields, *tokens))
+        arrays = self.cache.read_part(part, (*self.kept.names, *tokens))
         table = self.cache.read_samples(part)
         kept = {name: arrays.pop(name) for name in tokens}
         labels = position_labels(self.cache, table, kept, self.masks)
@@ -72,8 +64,7 @@ class Answers:
 
     def decode(self, arrays: dict[str, NDArray[Any]], positions: slice) -> Targets:
         """Read the targets of some positions back, with their statistics."""
-        cut = {name: array[positions] for name, array in arrays.items()}
-        return decode(self.spec, cut, self._basis)
+        return self.kept.decode({name: array[positions] for name, array in arrays.items()})
 
     def blocks(self, arrays: dict[str, NDArray[Any]]) -> Iterator[tuple[slice, Targets]]:
         """Decode a part, so many positions at a time that memory has a bound."""
@@ -84,22 +75,26 @@ class Answers:
 
     @cached_property
     def _block(self) -> int:
-        spec = self.spec
+        spec = self.kept.spec
         widths = [spec.class_count if spec.rank else spec.k, spec.draws, MOST_IN_MATRIX]
         return max(1, BLOCK_NUMBERS // sum(widths))
 
     def count_first(self, part: int) -> NDArray[np.int64]:
         """Count how often each class is the first choice. Shapes: returns (C,)."""
+        spec = self.kept.spec
         by_kind = {"all": ("logits", "range"), "sampled": ("top",)}
-        wanted = by_kind.get(self.spec.kind, ("classes",))
-        names = [name for name in self._fields if name in wanted]
-        arrays, total = self.cache.read_part(part, names), np.zeros(self.spec.class_count, np.int64)
-        if self.spec.kind != "all":
+        wanted = by_kind.get(spec.kind, ("classes",))
+        names = [name for name in self.kept.names if name in wanted]
+        arrays, total = (
+            self.cache.read_part(part, names),
+            np.zeros(spec.class_count, np.int64),
+        )
+        if spec.kind != "all":
             first = arrays["top"] if "top" in arrays else arrays["classes"][:, 0]
             return total + np.bincount(first, minlength=len(total))
         for places in range(0, len(arrays["logits"]), self._block):
             cut = {name: array[places : places + self._block] for name, array in arrays.items()}
-            found = decode(self.spec, cut, statistics=()).top_classes()
+            found = decode(spec, cut, statistics=()).top_classes()
             total += np.bincount(found.numpy(), minlength=len(total))
         return total
 
@@ -132,13 +127,13 @@ def count_cache(
 
 def readings(answers: Answers) -> int:
     """How often each part is read by `count_cache`."""
-    return 2 if answers.spec.class_count > MOST_IN_MATRIX else 1
+    return 2 if answers.kept.spec.class_count > MOST_IN_MATRIX else 1
 
 
 def _frame(
     answers: Answers, threads: int, parts: Sequence[int], advance: Callable[[int], object]
 ) -> Frame:
-    spec, manifest = answers.spec, answers.cache.manifest
+    spec, manifest = answers.kept.spec, answers.cache.manifest
     positions = manifest["positions"]
     sure = manifest["statistics"].get("confidence_sum", positions) / positions
     how: dict[str, Any] = {

@@ -11,7 +11,6 @@ from pipeline.stream.cached import CachedSamples, open_cached
 from pipeline.stream.order import Order
 from pipeline.stream.several.beside import no_targets
 from pipeline.stream.several.blend import Blend, Blended
-from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.stream import Stream
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "no_targets",
     "open_cached",
     "prefetch",
-    "spec_of",
 ]

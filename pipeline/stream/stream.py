@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError
+from pipeline.kept_targets import basis_of, spec_of
 from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import (
     Locator,
@@ -35,7 +36,6 @@ from pipeline.stream.batch import Batch, Fields, Stored, as_tensor, concatenate,
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
-from pipeline.stream.several.same_rows import spec_of
 from pipeline.stream.shown import identities_of, shown_views
 from pipeline.stream.slices import Slices, without_rows
 from pipeline.stream.windows.buffers import Buffers
@@ -46,7 +46,6 @@ from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 from pipeline.targets import (
     PseudoLabels,
-    decode_basis,
     decode_feature,
     normalise_weights,
 )
@@ -159,9 +158,7 @@ class Stream(IterableDataset[Batch]):
             rises_first=cache is not None and cache.is_growing,
         )
         self.spec = spec_of(cache) if cache else None
-        self._basis = None
-        if cache and self.spec and self.spec.rank:
-            self._basis = decode_basis(cache.read_shared(), self.spec)
+        self._basis = basis_of(cache) if cache else None
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
         self._soft, self._statistics = soft, statistics

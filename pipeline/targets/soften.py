@@ -63,6 +63,8 @@ def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
         if temperature == 1.0:
             return targets.tail[:, 0]
         return left_out_logits(targets).div_(temperature).logsumexp(1)
+    if 1 / temperature in targets.nodes:  # nothing to interpolate
+        return targets.tail[:, targets.nodes.index(1 / temperature)]
     known, stored = tail_weights(targets.nodes, temperature)
     # Not a matrix product: autocast would take that in bfloat16.
     log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)

@@ -48,7 +48,7 @@ def test_questions_are_taken_only_as_they_are_needed(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_first_failure_in_order_is_raised_with_its_item(workers: int) -> None:
+def test_first_failure_in_order_is_raised_as_it_is(workers: int) -> None:
     def check(name: str) -> str:
         if name == "late.png":
             time.sleep(0.05)
@@ -60,10 +60,10 @@ def test_first_failure_in_order_is_raised_with_its_item(workers: int) -> None:
     assert [next(answers), next(answers)] == ["a", "b"]
     with pytest.raises(SampleError, match=r"late\.png: unreadable") as caught:
         next(answers)
-    assert caught.value.__notes__ == ["while working on item 2: 'late.png'"]
+    assert not hasattr(caught.value, "__notes__")  # users read them
 
 
-def test_item_of_a_later_wave_is_counted_from_the_start() -> None:
+def test_a_fault_is_raised_with_its_item_counted_from_the_start() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         list(map_threads(lambda number: 1 // (90 - number), range(200), 2))
     assert caught.value.__notes__ == ["while working on item 90: 90"]

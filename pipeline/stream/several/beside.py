@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import TargetError
+from pipeline.kept_targets import basis_of, spec_of
 from pipeline.store import Cache
 from pipeline.stream.chosen import OF_TABLE
-from pipeline.stream.several.same_rows import check_plans, check_rows, spec_of
+from pipeline.stream.several.same_rows import check_plans, check_rows
 from pipeline.stream.windows.large import LargeFields, as_blocks, split_large
 from pipeline.stream.windows.window import Array, Window
 from pipeline.targets import (
@@ -26,7 +27,6 @@ from pipeline.targets import (
     Targets,
     TargetSpec,
     decode,
-    decode_basis,
     decode_feature,
     mix_targets,
     read_specs,
@@ -189,7 +189,7 @@ def open_beside(
                 large=LargeFields(large, set(unread)),
                 features=own,
                 spec=spec,
-                basis=decode_basis(cache.read_shared(), spec) if spec.rank else None,
+                basis=basis_of(cache),
                 unread=unread,
             )
         )
@@ -231,8 +231,7 @@ def no_targets(caches: Sequence[Cache], weights: Sequence[float]) -> Targets | M
     for cache in caches:
         spec = spec_of(cache)
         arrays = {each.name: np.empty((0, *each.shape), each.dtype) for each in target_fields(spec)}
-        basis = decode_basis(cache.read_shared(), spec) if spec.rank else None
-        targets = decode(spec, arrays, basis)
+        targets = decode(spec, arrays, basis_of(cache))
         # A stream weighs positions by a table of pseudo-labels, or each as much as any other.
         told = {**targets.statistics, OF_TABLE: targets.logits.new_empty(0)}
         members.append(replace(targets, statistics=told))

@@ -8,20 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import SampleError, TargetError, list_differences
+from pipeline.kept_targets import spec_of
 from pipeline.samples.batch import name_some
 from pipeline.store import Cache, SampleTable
-from pipeline.targets import TargetSpec
 
 ADVICE = (
     "Several caches teach one student only if all are of the same rows: make them by recipes with "
     "the same [data], [views] and cache.data."
 )
 SHOWN = 5
-
-
-def spec_of(cache: Cache) -> TargetSpec:
-    """Read how a cache says its targets were kept."""
-    return TargetSpec.from_json(cache.plan.about["targets"])
 
 
 def check_plans(first: Cache, other: Cache) -> None:
