@@ -224,7 +224,14 @@ class Stream(IterableDataset[Batch]):
         """Iterate over epoch after epoch, reading ahead across their borders.
 
         After the last batch of an epoch `state_dict` says batch 0 of the next one.
+
+        Raises: PipelineError if an epoch has no rows.
         """
+        if not self.order.epoch_rows:
+            raise PipelineError(
+                f"{self.samples.name}: holds no sample, so no batch will ever come. Give data that "
+                "has some."
+            )
         first = self._batches(self.epoch, self.batch, (0, 1))
         later = (self._batches(epoch, 0, (0, 1)) for epoch in count(self.epoch + 1))
         yield from self._follow(chain(first, chain.from_iterable(later)))

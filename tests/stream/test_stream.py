@@ -224,6 +224,14 @@ def test_workers_share_out_the_batches_whatever_their_number(
     assert [ids for _, ids in shared] == ids_of(iter(stream))[first:]
 
 
+def test_nothing_is_not_waited_for_for_ever() -> None:
+    nothing = ArraySamples("data.train", None, np.empty((0, 2), np.float32), None, None)
+    stream = Stream(nothing, batch_size=4)
+    assert (len(stream), list(stream)) == (0, [])
+    with pytest.raises(PipelineError, match=r"data\.train: holds no sample"):
+        next(stream.forever())
+
+
 def test_a_damaged_part_is_refused_when_it_is_read(samples: Samples, tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", samples, rows_per_part=4, backend="parquet")
     path = tmp_path / "cache/targets/00002.parquet"
