@@ -13,6 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pipeline.targets import softmax
+
 # Of fewer classes a further operation costs more than a further exp.
 FEW_CLASSES = 256
 
@@ -29,17 +31,6 @@ class Probs:
 
     def __getitem__(self, positions: slice) -> "Probs":
         return Probs(self.probs[positions], self.log_probs[positions])
-
-
-def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Give probabilities, and the logarithm of what exps were divided by.
-
-    It follows from the class that is largest, and from its probability.
-
-    Shapes: logits (P, C), finite but for minus infinity; returns (P, C) and (P, 1).
-    """
-    probs = logits.softmax(1)
-    return probs, logits.amax(1, keepdim=True).sub_(probs.amax(1, keepdim=True).log_())
 
 
 def normalise(logits: Tensor) -> Probs:

@@ -6,9 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.divergence import softmax
 from pipeline.losses.term import Term, apply
-from pipeline.targets import MixedLabels
+from pipeline.targets import MixedLabels, softmax
 
 UNLABELLED = -1
 Labels = Tensor | MixedLabels

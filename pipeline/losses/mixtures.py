@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence
+from pipeline.losses.divergence import Divergence, normalise
 from pipeline.losses.tails import (
     RULES,
     Answer,
@@ -32,7 +32,8 @@ def over_all(
 ) -> Compare:
     """Compare all classes, those that were left out filled in."""
     return compare_all(
-        lambda places: average(cut(mixture, places), temperature, shaped=shaped), divergence
+        lambda places: normalise(average(cut(mixture, places), temperature, shaped=shaped)),
+        divergence,
     )
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.average import share
-from pipeline.losses.divergence import softmax
 from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels
 from pipeline.losses.term import Term, apply
-from pipeline.targets import PseudoLabels
+from pipeline.targets import PseudoLabels, softmax
 
 
 def pseudo_labels(

@@ -13,13 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence, normalise, softmax
+from pipeline.losses.divergence import Divergence, Probs, normalise
 from pipeline.losses.term import cut
 from pipeline.targets import (
     Targets,
     log_tail_sum,
-    low_rank_logits,
+    low_rank_probs,
     soften,
+    softmax,
     uniform_logits,
     weigh_draws,
 )
@@ -37,12 +38,12 @@ Rule = Callable[[Targets, float, Divergence], Compare]
 def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, where all were kept."""
 
-    def rebuild(places: slice) -> Tensor:
+    def rebuild(places: slice) -> Probs:
         teacher = cut(targets.logits, places) / temperature
-        if targets.classes is None:
-            return teacher
-        # The same classes in another order.
-        return torch.empty_like(teacher).scatter_(1, cut(targets.classes, places), teacher)
+        if targets.classes is not None:  # the same classes in another order
+            at = cut(targets.classes, places)
+            teacher = torch.empty_like(teacher).scatter_(1, at, teacher)
+        return normalise(teacher)
 
     return compare_all(rebuild, divergence)
 
@@ -50,13 +51,15 @@ def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compa
 def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, the left-out ones rebuilt from their shape."""
     return compare_all(
-        lambda places: low_rank_logits(cut(targets, places), temperature), divergence
+        lambda places: Probs(*low_rank_probs(cut(targets, places), temperature)), divergence
     )
 
 
 def uniform(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, the left-out ones being all alike."""
-    return compare_all(lambda places: uniform_logits(cut(targets, places), temperature), divergence)
+    return compare_all(
+        lambda places: normalise(uniform_logits(cut(targets, places), temperature)), divergence
+    )
 
 
 def bucket(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
@@ -130,13 +133,15 @@ def compare_bucket(
     return compare
 
 
-def compare_all(rebuild: Callable[[slice], Tensor], divergence: Divergence) -> Compare:
-    """Compare all classes; as the teacher's are as many as the student's, they are made, softened,
-    for the positions at hand. Shapes: rebuild gives (p, C), which may be overwritten.
+def compare_all(rebuild: Callable[[slice], Probs], divergence: Divergence) -> Compare:
+    """Compare all classes; as the teacher's are as many as the student's, they are made for the
+    positions at hand.
+
+    Shapes: rebuild gives (p, C).
     """
 
     def compare(logits: Tensor, places: slice) -> Answer:
-        value, gradient = divergence(normalise(rebuild(places)), normalise(logits))
+        value, gradient = divergence(rebuild(places), normalise(logits))
         return value, gradient.to(logits.dtype)
 
     return compare

@@ -41,13 +41,16 @@ def soften(targets: Targets, temperature: float) -> Soft:
     Source: pipeline/store/FORMAT.md, the tail.
     """
     check_temperature(temperature, has_tail=targets.tail is not None)
+    if targets.tail is None:
+        logits = targets.logits / temperature  # (P, K)
+        return Soft(logits - logits.exp().sum(1).log()[:, None], None)
+    return _normalise(targets, temperature, log_tail_sum(targets, temperature))
+
+
+def _normalise(targets: Targets, temperature: float, log_tail: Tensor) -> Soft:
     # The largest logit is 0, so a sum of powers is between 1 and C; no softmax is needed.
     logits = targets.logits / temperature  # (P, K)
-    total = logits.exp().sum(1)  # (P,)
-    if targets.tail is None:
-        return Soft(logits - total.log()[:, None], None)
-    log_tail = log_tail_sum(targets, temperature)
-    log_total = (total + log_tail.exp()).log()
+    log_total = (logits.exp().sum(1) + log_tail.exp()).log()  # (P,)
     return Soft(logits - log_total[:, None], log_tail - log_total)
 
 
@@ -86,9 +89,45 @@ def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
     if targets.has_mass_alone:
         logits = left_out_logits(targets).div_(temperature)
     else:
-        logits = _shape(targets).div_(temperature).scatter_(1, targets.classes, -math.inf)
+        logits = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
         logits.add_((log_tail_sum(targets, temperature) - logits.logsumexp(1))[:, None])
-    return logits.scatter_(1, targets.classes, _at_their_places(targets) / temperature)
+    kept = _at_their_places(targets, targets.logits / temperature)
+    return logits.scatter_(1, targets.classes, kept)
+
+
+def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
+    """Give the probabilities of all classes, of which `low_rank_logits` are the logits, and their
+    logarithms; one exp a class is all they take, and at T = 1 or where masses were kept no more.
+
+    Shapes: returns (P, C) and (P, C).
+    """
+    assert targets.classes is not None
+    if targets.has_mass_alone and temperature != 1:
+        shape = _shape(targets).scatter_(1, targets.classes, -math.inf)
+        missing = (log_tail_sum(targets, 1.0) - shape.logsumexp(1)) / temperature
+        probs, log_sum = softmax(shape.div_(temperature))
+        log_tail = log_sum[:, 0] + missing
+    else:
+        shape = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
+        probs, log_sum = softmax(shape)
+        log_tail = log_tail_sum(targets, temperature)
+    soft = _normalise(targets, temperature, log_tail)
+    assert soft.log_tail is not None
+    log_kept = _at_their_places(targets, soft.log_probs)
+    probs.mul_(soft.log_tail.exp()[:, None]).scatter_(1, targets.classes, log_kept.exp())
+    log_probs = shape.add_(soft.log_tail[:, None] - log_sum)
+    return probs, log_probs.scatter_(1, targets.classes, log_kept)
+
+
+def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Give probabilities, and the logarithm of what exps were divided by.
+
+    It follows from the class that is largest, and from its probability.
+
+    Shapes: logits (P, C), finite but for minus infinity; returns (P, C) and (P, 1).
+    """
+    probs = logits.softmax(1)
+    return probs, logits.amax(1, keepdim=True).sub_(probs.amax(1, keepdim=True).log_())
 
 
 def left_out_logits(targets: Targets) -> Tensor:
@@ -104,13 +143,13 @@ def left_out_logits(targets: Targets) -> Tensor:
     return logits.add_((targets.tail[:, 0] - logits.logsumexp(1))[:, None])
 
 
-def _shape(targets: Targets) -> Tensor:
+def _shape(targets: Targets, temperature: float = 1.0) -> Tensor:
     if targets.basis is None or targets.codes is None:
         raise TargetError(
             "targets: keep of their tail its shape, and its mass at T = 1 alone; decode them with "
             "the basis that their cache shares to have it at another temperature."
         )
-    return shape_logits(targets.basis, targets.codes)
+    return shape_logits(targets.basis, targets.codes, temperature)
 
 
 def uniform_logits(targets: Targets, temperature: float) -> Tensor:
@@ -120,13 +159,14 @@ def uniform_logits(targets: Targets, temperature: float) -> Tensor:
     log_tail = log_tail_sum(targets, temperature)
     each = log_tail - left_out.log().to(log_tail.dtype)
     logits = each[:, None].repeat(1, targets.class_count)
-    return logits.scatter_(1, targets.classes, (_at_their_places(targets) / temperature).to(each))
+    kept = _at_their_places(targets, targets.logits / temperature)
+    return logits.scatter_(1, targets.classes, kept.to(each))
 
 
-def _at_their_places(targets: Targets) -> Tensor:
-    """Give spare places the logit of the class that they repeat. Shapes: returns (P, K)."""
+def _at_their_places(targets: Targets, kept: Tensor) -> Tensor:
+    """Give spare places what the class that they repeat has. Shapes: kept and returns (P, K)."""
     spare = targets.is_spare
-    return targets.logits if spare is None else targets.logits.where(~spare, targets.logits[:, :1])
+    return kept if spare is None else kept.where(~spare, kept[:, :1])
 
 
 def weigh_draws(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:

@@ -65,8 +65,12 @@ def encode_codes(basis: Basis, logits: Tensor, steps: tuple[Steps, ...]) -> NDAr
     return pack_steps(logits.float() @ matrix - offset, steps)
 
 
-def shape_logits(basis: Basis, codes: Tensor) -> Tensor:
-    """Rebuild logits, up to a number of each position's own. Shapes: codes (P, r); gives (P, C)."""
+def shape_logits(basis: Basis, codes: Tensor, temperature: float = 1.0) -> Tensor:
+    """Rebuild softened logits, up to a number of each position's own.
+
+    Shapes: codes (P, r); returns (P, C).
+    """
     # In float32 whatever autocast says: three digits of a logit are not enough of a tail.
     with torch.autocast(codes.device.type, enabled=False):
-        return torch.addmm(basis.bias, codes, basis.vectors.T)
+        share = 1 / temperature
+        return torch.addmm(basis.bias, codes, basis.vectors.T, beta=share, alpha=share)
