@@ -28,9 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"factories"},
     "store": set(),
     "targets": {"keyed", "store.fields"},
+    "kept_targets": {"store", "targets"},
     "losses": {"targets"},
-    "labelling": {"compute", "holding", "metrics", "temporary", "store", "targets"},
-    "stream": {"labelling", "samples", "temporary", "store", "targets"},
+    "labelling": {
+        *("compute", "holding", "kept_targets", "metrics", "temporary", "store", "targets"),
+    },
+    "stream": {"kept_targets", "labelling", "samples", "temporary", "store", "targets"},
     "training": {"compute", "holding", "losses", "metrics", "models", "stream", "targets"},
     "card": {"compute", "losses", "models", "stream", "targets", "training"},
     "experiment": {
@@ -55,12 +58,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "training",
     },
     "looking": {
-        *("experiment", "labelling", "progress", "recipe", "samples", "store", "stream"),
-        *("targets", "training"),
+        *("experiment", "kept_targets", "labelling", "progress", "recipe", "samples", "store"),
+        *("stream", "targets", "training"),
     },
     "report": {
-        *("compute", "experiment", "looking", "metrics", "recipe", "samples", "store", "stream"),
-        *("targets", "training"),
+        *("compute", "experiment", "kept_targets", "looking", "metrics", "recipe", "samples"),
+        *("store", "stream", "targets", "training"),
     },
     "cli": {"recipe", "stages", "termination"},
     "__main__": {"cli"},

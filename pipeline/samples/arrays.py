@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.errors import SampleError
 from pipeline.factories import did_you_mean
 from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
-from pipeline.samples.rows import FileRows, Rows, hold_rows
+from pipeline.samples.tables.rows import FileRows, Rows, hold_rows
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 # Labels and ids of no more are read at once: a call for each of a batch takes five times as long.

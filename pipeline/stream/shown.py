@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import SampleError
+from pipeline.errors import PipelineError, SampleError
 from pipeline.samples import Samples, Views, replay_views, tokens_of, views_of
 from pipeline.store import Cache
 from pipeline.stream.token_rows import decode_token_counts
@@ -28,6 +28,17 @@ def identities_of(cache: Cache, count: int) -> Iterator[tuple[list[str], Digests
         table = cache.read_samples(part, check=part not in ahead.proved)
         left = count - part * cache.plan.rows_per_part
         yield table.ids[:left], table.digests[:left]
+
+
+def check_not_empty(samples: Samples, rows: int) -> None:
+    """Refuse to wait for batches of no rows.
+
+    Raises: PipelineError if there are none.
+    """
+    if not rows:
+        raise PipelineError(
+            f"{samples.name}: holds no sample, so no batch will ever come. Give data that has some."
+        )
 
 
 def shown_views(samples: Samples, cache: Cache | None, fresh: Views | None) -> Views:

@@ -36,7 +36,7 @@ from pipeline.stream.batch import Batch, Fields, Stored, as_tensor, concatenate,
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
-from pipeline.stream.shown import identities_of, shown_views
+from pipeline.stream.shown import check_not_empty, identities_of, shown_views
 from pipeline.stream.slices import Slices, without_rows
 from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
@@ -63,8 +63,6 @@ COPY_VIEWS = 2**32
 Digests = NDArray[np.uint8]
 # Samples as they are seen, and fields of their targets.
 Held = tuple[SampleBatch, Fields]
-
-
 # Those of a window, in order.
 Parts = tuple[int, ...]
 # An epoch, the number of a batch in it, and the batch.
@@ -227,11 +225,7 @@ class Stream(IterableDataset[Batch]):
 
         Raises: PipelineError if an epoch has no rows.
         """
-        if not self.order.epoch_rows:
-            raise PipelineError(
-                f"{self.samples.name}: holds no sample, so no batch will ever come. Give data that "
-                "has some."
-            )
+        check_not_empty(self.samples, self.order.epoch_rows)
         first = self._batches(self.epoch, self.batch, (0, 1))
         later = (self._batches(epoch, 0, (0, 1)) for epoch in count(self.epoch + 1))
         yield from self._follow(chain(first, chain.from_iterable(later)))
@@ -316,7 +310,8 @@ class Stream(IterableDataset[Batch]):
         numbers = window.views[at] + later
         if self._chosen and self.is_fresh:
             numbers += COPY_VIEWS * self._copy(parts, places, epoch)
-        samples = self._hold(parts, window, epoch)
+        all_places = self._all_places(parts, epoch)
+        samples = self._near.hold(parts, epoch, window.indices, all_places)
         read = samples.read(window.indices[at])
         if self.views.change:
             shown = self.views.show(read, numbers)
@@ -325,11 +320,6 @@ class Stream(IterableDataset[Batch]):
                 samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
             )
         return read, window.gather(at, self._buffers.empty)
-
-    def _hold(self, parts: Parts, window: Window, epoch: int) -> Samples:
-        places = self._all_places(parts, epoch)
-        # Which rows of a window are seen changes from epoch to epoch, if those are not all.
-        return self._near.hold((parts, None if places is None else epoch), window.indices, places)
 
     def _at(self, parts: Parts, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples, subset
 from pipeline.samples.batch import hold_samples
-from pipeline.samples.rows import CALL_BYTES, HELD_BYTES, FileRows, HeldRows, hold_rows
+from pipeline.samples.tables.rows import CALL_BYTES, HELD_BYTES, FileRows, HeldRows, hold_rows
 
 ARRAY = np.arange(40 * 3, dtype=np.int32).reshape(40, 3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples
-from pipeline.samples.rows import FileRows
+from pipeline.samples.tables.rows import FileRows
 
 INPUTS = np.arange(5 * 2 * 3, dtype=np.float32).reshape(5, 2, 3)
 LABELS = np.array([3, -1, 0, 1, 2], dtype=np.int16)

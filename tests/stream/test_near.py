@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.samples import Samples, open_samples
-from pipeline.samples.rows import FileRows
+from pipeline.samples.tables.rows import FileRows
 from pipeline.stream import Stream
 
 ROWS, BATCH = 20_000, 500

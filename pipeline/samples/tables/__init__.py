@@ -1,5 +1,5 @@
-"""How are tables in files read, a group of rows at a time?
+"""How are rows in files read, many at a time?
 
-Groups lie in Parquet files (their kind is a room up) or in the Arrow files of a dataset that
+Rows of an array follow one another. Groups of rows lie in Parquet files (their kind is a room up) or in the Arrow files of a dataset that
 Hugging Face's `datasets` saved, which pyarrow reads by itself.
 """

@@ -15,13 +15,16 @@ class Near:
         self._all, self._world_size, self._is_shuffled = samples, world_size, is_shuffled
         self._held: tuple[object, Samples] | None = None
 
-    def hold(self, wanted: object, indices: Rows, places: Rows | None) -> Samples:
-        """Give the samples, of which those of the window `wanted` may be in memory.
+    def hold(
+        self, parts: tuple[int, ...], epoch: int, indices: Rows, places: Rows | None
+    ) -> Samples:
+        """Give the samples, of which those of a window of `parts` may be in memory.
 
-        Shapes: indices (rows of the window,); places of those that are seen, None being all.
+        Shapes: indices (rows of the window,); places of those seen in the epoch, None being all.
         """
         if not self._is_shuffled:  # neighbours are read in one call anyhow
             return self._all
+        wanted = parts, None if places is None else epoch
         if self._held is None or self._held[0] != wanted:
             self._held = None  # let go of the old ones first
             seen = indices if places is None else indices[places]
