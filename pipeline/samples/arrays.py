@@ -178,7 +178,9 @@ def _open_npy(where: str, path: Path) -> Rows:
         # The map is dropped at once: NumPy parses every version of the header on the way.
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise SampleError(f"{where}: {path} is not a readable .npy file: {error}") from error
+        raise SampleError(
+            f"{where}: {path} is not a readable .npy file: {error}; restore it, or save it again"
+        ) from error
     if mapped.ndim > 1 and not mapped.flags.c_contiguous:
         raise SampleError(
             f"{where}: {path} is stored in Fortran order, so no row lies in one piece; "
@@ -202,7 +204,10 @@ def _open_npz(name: str, path: Path, wanted: dict[str, str]) -> dict[str, Rows]:
                     )
             return {key: members[member] for key, member in wanted.items()}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise SampleError(f"{name}.path: {path} is not a readable .npz file: {error}") from error
+        raise SampleError(
+            f"{name}.path: {path} is not a readable .npz file: {error}; "
+            "restore it, or save it again"
+        ) from error
 
 
 def _open_idx_file(where: str, path: Path) -> Rows:
@@ -214,7 +219,9 @@ def _open_idx_file(where: str, path: Path) -> Rows:
             shape, dtype, offset = _idx_header(file.read(4 + 4 * 255))
             content = np.frombuffer(_gunzip(path), dtype=np.uint8)[offset:] if zipped else None
     except (ValueError, OSError, EOFError) as error:
-        raise SampleError(f"{where}: {path} is not a readable idx file: {error}") from error
+        raise SampleError(
+            f"{where}: {path} is not a readable idx file: {error}; fetch it again"
+        ) from error
     size = path.stat().st_size - offset if content is None else len(content)
     needed = int(np.prod(shape)) * dtype.itemsize
     if size != needed:
