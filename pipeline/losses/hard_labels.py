@@ -106,8 +106,8 @@ def check_classes(labels: Tensor, class_count: int, loss: str = "hard_labels") -
     """
     if not len(labels):
         return
-    low, high = labels.aminmax()
-    if int(high) >= class_count or int(low) < UNLABELLED:
+    low, high = torch.stack(labels.aminmax()).tolist()  # at once, for a GPU is waited for
+    if high >= class_count or low < UNLABELLED:
         wrong = (labels >= class_count) | (labels < UNLABELLED)
         raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))
 
