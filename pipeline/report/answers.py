@@ -85,10 +85,8 @@ class Answers:
         by_kind = {"all": ("logits", "range"), "sampled": ("top",)}
         wanted = by_kind.get(spec.kind, ("classes",))
         names = [name for name in self.kept.names if name in wanted]
-        arrays, total = (
-            self.cache.read_part(part, names),
-            np.zeros(spec.class_count, np.int64),
-        )
+        arrays = self.cache.read_part(part, names)
+        total = np.zeros(spec.class_count, np.int64)
         if spec.kind != "all":
             first = arrays["top"] if "top" in arrays else arrays["classes"][:, 0]
             return total + np.bincount(first, minlength=len(total))

@@ -85,19 +85,12 @@ def low_rank_logits(targets: Targets, temperature: float) -> Tensor:
 
     Shapes: returns (P, C).
     """
-    assert targets.classes is not None
-    if targets.has_mass_alone:
-        logits = left_out_logits(targets).div_(temperature)
-    else:
-        logits = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
-        logits.add_((log_tail_sum(targets, temperature) - logits.logsumexp(1))[:, None])
-    kept = _at_their_places(targets, targets.logits / temperature)
-    return logits.scatter_(1, targets.classes, kept)
+    return low_rank_probs(targets, temperature)[1]
 
 
 def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
     """Give the probabilities of all classes, of which `low_rank_logits` are the logits, and their
-    logarithms; one exp a class is all they take, and at T = 1 or where masses were kept no more.
+    logarithms: one exp a class, or two where the mass at this temperature follows from T = 1.
 
     Shapes: returns (P, C) and (P, C).
     """

@@ -21,6 +21,7 @@ from pipeline.targets import (
     encode_basis,
     fit_basis,
     low_rank_logits,
+    low_rank_probs,
     tail_mass,
 )
 from pipeline.targets.low_rank.basis import encode_codes, shape_logits
@@ -89,7 +90,8 @@ def test_kept_classes_and_the_mass_of_the_tail_are_exact(basis: Basis, temperatu
     logits = draw_logits(20, seed=2)
     targets = make_targets(basis, logits)
     assert targets.classes is not None
-    probs = low_rank_logits(targets, temperature).softmax(1)
+    probs, log_probs = low_rank_probs(targets, temperature)
+    torch.testing.assert_close(probs, log_probs.softmax(1), atol=1e-6, rtol=1e-4)
     tail = 1 - probs.gather(1, targets.classes).sum(1)
     torch.testing.assert_close(tail, tail_mass(targets, temperature), atol=1e-5, rtol=0)
 
