@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import CacheError
 from pipeline.store.places.disk import disk_errors, map_file, read_file
 from pipeline.store.places.place import Place
 
@@ -49,7 +48,8 @@ class Spool:
     def make(self, place: Place, path: str, sha256: str, size_bytes: int) -> Path | None:
         """Copy a file here, whose bytes are then those of its digest.
 
-        Gives None if it is larger than all that is allowed, or not what its digest says.
+        Gives None if it finds no room, even without all that is not being written at this moment,
+        or is not what its digest says.
 
         Raises: FileNotFoundError or CacheError as the place does; CacheError if this disk refuses.
         """
@@ -62,7 +62,8 @@ class Spool:
         with self._told():
             self.folder.mkdir(parents=True, exist_ok=True)
             partial = self.folder / f"{sha256}.{os.getpid()}-{time.monotonic_ns()}{PARTIAL}"
-            self._set_aside(content.nbytes, partial)
+            if not self._set_aside(content.nbytes, partial):
+                return None
             with partial.open("r+b") as file:  # not emptied, for its size is what was set aside
                 file.write(content.data)
             with self.locked():  # who counts files could miss one that gets another name
@@ -82,17 +83,23 @@ class Spool:
     def _told(self) -> AbstractContextManager[None]:
         return disk_errors(self.folder, "copies, in spool.path")
 
-    def _set_aside(self, size_bytes: int, partial: Path) -> None:
-        """Make room, and take it by an empty file of that size, which counts from now on."""
+    def _set_aside(self, size_bytes: int, partial: Path) -> bool:
+        """Make room, and take it by an empty file of that size, which counts from now on.
+
+        Gives False if copies that are being written now leave too little.
+        """
         with self.locked() as lock:
             total = _total_of(lock)
             if total is None or total + size_bytes > self.max_bytes:
                 total = self._make_room(size_bytes)
+            if total + size_bytes > self.max_bytes:
+                return False
             with partial.open("wb") as file:
                 file.truncate(size_bytes)
             lock.seek(0)
             lock.truncate()
             lock.write(str(total + size_bytes).encode())
+        return True
 
     def _make_room(self, size_bytes: int) -> int:
         """Remove what was used longest ago; gives the bytes that are left."""
@@ -105,11 +112,6 @@ class Spool:
             if not is_partial or now - found.st_mtime > ABANDONED_S:
                 path.unlink(missing_ok=True)
                 total -= found.st_size
-        if total + size_bytes > self.max_bytes:
-            raise CacheError(
-                f"{self.folder}: {self.max_bytes:,} bytes are too few for what is copied here at "
-                "the same time. Allow more in spool.max_bytes."
-            )
         return total
 
     def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
