@@ -222,13 +222,13 @@ def test_a_disk_that_refuses_copies_is_told(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_process_began_makes_room_in_time(tmp_path: Path) -> None:
-    digests = write_files(tmp_path / "far", [30])
+    digests = write_files(tmp_path / "far", [30, 10])
     spool, far = Spool(tmp_path / "near", 40), Far(tmp_path / "far")
-    (tmp_path / "near").mkdir()
+    fetch(spool, far, digests, "1")
     left = tmp_path / "near/abc.1-1.partial"
     left.write_bytes(b"x" * 20)
     assert fetch(spool, far, digests, "0") is None
-    assert taken(tmp_path / "near") == 20
+    assert spool.find(digests["1"])  # not removed for nothing
     os.utime(left, (0, 0))
     assert fetch(replace(spool), far, digests, "0") is not None
     assert not left.exists()

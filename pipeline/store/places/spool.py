@@ -102,16 +102,18 @@ class Spool:
         return True
 
     def _make_room(self, size_bytes: int) -> int:
-        """Remove what was used longest ago; gives the bytes that are left."""
+        """Remove what was used longest ago, if that helps; gives the bytes that are left."""
         copies = sorted(self._copies(), key=lambda each: each[1].st_mtime)
-        total, now = sum(each[1].st_size for each in copies), time.time()
-        for path, found in copies:
-            is_partial = path.name.endswith(PARTIAL)
+        old = time.time() - ABANDONED_S
+        done = [each for each in copies if each[0].suffix != PARTIAL or each[1].st_mtime < old]
+        total = sum(found.st_size for _, found in copies)
+        if total - sum(found.st_size for _, found in done) + size_bytes > self.max_bytes:
+            return total  # what is being written leaves too little, whatever else went
+        for path, found in done:
             if total + size_bytes <= self.max_bytes:
                 break
-            if not is_partial or now - found.st_mtime > ABANDONED_S:
-                path.unlink(missing_ok=True)
-                total -= found.st_size
+            path.unlink(missing_ok=True)
+            total -= found.st_size
         return total
 
     def _copies(self) -> Iterator[tuple[Path, os.stat_result]]:
