@@ -20,6 +20,7 @@ from pipeline.losses.features.projection import make_projection
 from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
 from pipeline.losses.fused import fused_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
+from pipeline.losses.joined import joined_losses
 from pipeline.losses.pseudo_labels import count_pseudo, pseudo_labels, pseudo_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
 from pipeline.losses.term import Term
@@ -36,11 +37,13 @@ class Loss:
     term: Callable[..., Term] | None
     # Whether it compares the samples of a batch with each other, so that it needs all of them.
     is_between_samples: bool = False
+    # Whether torch differentiates it by itself, which is quicker where it is the only one.
+    is_native: bool = False
 
 
 LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
-    "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term),
+    "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term, is_native=True),
     "pseudo_labels": Loss(pseudo_labels, "pseudo_labels", count_pseudo, pseudo_labels_term),
     "cosine": Loss(cosine, "features", count_entries, None),
     "hint": Loss(hint, "features", count_entries, None),
@@ -59,6 +62,7 @@ __all__ = [
     "fused_losses",
     "hard_labels",
     "hint",
+    "joined_losses",
     "make_projection",
     "pseudo_labels",
     "relational_angle",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.losses.term import Term
+from pipeline.losses.joined import Weighted, compare_all_terms
 
 # Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
 # output layer's weights. A GPU wants few launches instead.
@@ -23,7 +23,7 @@ BLOCK_ELEMENTS = {"cpu": 2**19}
 
 
 def fused_losses(
-    states: Tensor, layer: nn.Linear, terms: Sequence[tuple[float, Term]]
+    states: Tensor, layer: nn.Linear, terms: Sequence[Weighted]
 ) -> tuple[Tensor, Tensor]:
     """Add up weighted losses of the logits `layer(states)`; also give each, unweighted.
 
@@ -45,7 +45,7 @@ class _Fused(torch.autograd.Function):
         states: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        terms: tuple[tuple[float, Term], ...],
+        terms: tuple[Weighted, ...],
     ) -> tuple[Tensor, Tensor]:
         exact = torch.promote_types(states.dtype, torch.float32)
         values = torch.zeros(len(terms), dtype=exact, device=states.device)
@@ -89,7 +89,7 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if is_narrow else weight.dtype
 
 
-def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float, Term]]) -> Tensor:
+def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) -> Tensor:
     """Put the derivative of all losses in the place of the logits, and give the losses' values.
 
     Shapes: logits (p, C), of the positions from `start` on; returns (number of terms,).
@@ -99,23 +99,9 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[tuple[float
     size = max(
         1, BLOCK_ELEMENTS.get(logits.device.type, len(logits) * logits.shape[1]) // logits.shape[1]
     )
-    # What overwrites logits comes last, for then it may have those that are there.
-    order = sorted(range(len(terms)), key=lambda number: terms[number][1].overwrites)
     for first in range(0, len(logits), size):
         block = logits[first : first + size]
         places = slice(start + first, start + first + len(block))
-        together: Tensor | None = None
-        for number in order:
-            weight, term = terms[number]
-            is_last = number == order[-1]
-            value, gradient = term.compare(block, places, spare=is_last)
-            values[number] += value.sum() * term.factor
-            # The last one is written where the logits were, which nobody needs any more.
-            place, slope = block if is_last else gradient, term.slope * weight
-            if together is None:
-                together = torch.mul(gradient, slope, out=place)
-            elif isinstance(slope, float):
-                together = torch.add(together, gradient, alpha=slope, out=place)
-            else:
-                together = torch.add(together, gradient.mul_(slope), out=place)
+        found, _ = compare_all_terms(block, places, terms, spare=True)
+        values += torch.stack(found)
     return values

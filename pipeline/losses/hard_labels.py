@@ -6,7 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Term, apply
+from pipeline.losses.divergence import FEW_CLASSES
+from pipeline.losses.term import Term, apply, cut
 from pipeline.targets import MixedLabels, softmax
 
 UNLABELLED = -1
@@ -40,18 +41,33 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
     if isinstance(labels, MixedLabels):
         return _mixed_term(labels, count)
 
+    low, high = bounds(labels)
+
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
-        if not places.start:  # all at once, for on a GPU each check waits for it
-            check_classes(labels, logits.shape[1])
-        here = labels[places]
-        known = here != UNLABELLED
-        at = here.clamp(min=0)[:, None]
-        probs, log_sum = softmax(logits)
-        surprise = log_sum.sub_(logits.gather(1, at))[:, 0]
-        gradient = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
-        return torch.where(known, surprise, 0.0), gradient.mul_(known[:, None])
+        check_classes(labels, logits.shape[1], within=(low, high))
+        return surprise(logits, cut(labels, places), all_known=low > UNLABELLED)
 
     return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
+
+
+def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor, Tensor]:
+    """Give cross-entropy and its derivative by the logits; both are 0 where a label is -1.
+
+    Shapes: logits (p, C), labels (p,); returns (p,) and (p, C).
+    """
+    at = (labels if all_known else labels.clamp(min=0))[:, None]
+    if logits.shape[1] < FEW_CLASSES:
+        log_probs = logits.log_softmax(1)
+        value = log_probs.gather(1, at).neg_()
+        probs = log_probs.exp_()
+    else:
+        probs, log_sum = softmax(logits)
+        value = log_sum.sub_(logits.gather(1, at))
+    gradient = probs.scatter_add_(1, at, torch.full_like(at, -1, dtype=probs.dtype))
+    if all_known:
+        return value[:, 0], gradient
+    known = labels != UNLABELLED
+    return torch.where(known, value[:, 0], 0.0), gradient.mul_(known[:, None])
 
 
 def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:
@@ -96,20 +112,28 @@ def check_labels(student_logits: Tensor, labels: Tensor, loss: str = "hard_label
             f"{tuple(student_logits.shape)}, so {(len(student_logits),)} is needed. Give one "
             "label a position, -1 where there is none."
         )
-    check_classes(labels, student_logits.shape[1], loss)
+    check_classes(labels, student_logits.shape[1], loss, within=bounds(labels))
 
 
-def check_classes(labels: Tensor, class_count: int, loss: str = "hard_labels") -> None:
-    """Refuse labels that are not among so many classes. Shapes: labels (P,).
+def check_classes(
+    labels: Tensor, class_count: int, loss: str = "hard_labels", *, within: tuple[int, int]
+) -> None:
+    """Refuse labels that are not among so many classes. Shapes: labels (P,), all of them `within`.
 
     Raises: TargetError naming the first five.
     """
-    if not len(labels):
-        return
-    low, high = torch.stack(labels.aminmax()).tolist()  # at once, for a GPU is waited for
+    low, high = within
     if high >= class_count or low < UNLABELLED:
         wrong = (labels >= class_count) | (labels < UNLABELLED)
         raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))
+
+
+def bounds(labels: Tensor) -> tuple[int, int]:
+    """Find the lowest and the highest label; of none at all, classes that any student has."""
+    if not len(labels):
+        return 0, 0
+    low, high = torch.stack(labels.aminmax()).tolist()  # at once, for a GPU is waited for
+    return low, high
 
 
 def _describe(loss: str, values: Tensor, positions: Tensor, class_count: int) -> str:

@@ -3,13 +3,18 @@
 Apart from `hard_labels`, so that truth and belief have a weight each and are averaged apart.
 """
 
-import torch
 from torch import Tensor
 
 from pipeline.losses.average import share
-from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels
-from pipeline.losses.term import Term, apply
-from pipeline.targets import PseudoLabels, softmax
+from pipeline.losses.hard_labels import (
+    UNLABELLED,
+    bounds,
+    check_classes,
+    check_labels,
+    surprise,
+)
+from pipeline.losses.term import Term, apply, cut
+from pipeline.targets import PseudoLabels
 
 
 def pseudo_labels(
@@ -33,16 +38,14 @@ def pseudo_labels(
 def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None) -> Term:
     """Make the loss of some pseudo-labels, for logits that come later."""
 
+    low, high = bounds(labels.labels)
+
     def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
-        if not places.start:  # all at once, for on a GPU each check waits for it
-            check_classes(labels.labels, logits.shape[1], "pseudo_labels")
-        here, weights = labels.labels[places], labels.weights[places].to(logits.dtype)
-        weights = torch.where(here != UNLABELLED, weights, 0.0)
-        at = here.clamp(min=0)[:, None]
-        probs, log_sum = softmax(logits)
-        value = log_sum.sub_(logits.gather(1, at))[:, 0] * weights
-        gradient = probs.scatter_add_(1, at, -torch.ones_like(at, dtype=logits.dtype))
-        return value, gradient.mul_(weights[:, None])
+        check_classes(labels.labels, logits.shape[1], "pseudo_labels", within=(low, high))
+        here = cut(labels.labels, places)
+        value, gradient = surprise(logits, here, all_known=low > UNLABELLED)
+        weights = cut(labels.weights, places).to(logits.dtype)
+        return value * weights, gradient.mul_(weights[:, None])
 
     return Term(compare, share(count_pseudo(labels) if count is None else count), len(labels))
 

@@ -76,13 +76,8 @@ def soft_targets(  # noqa: PLR0913
     """
     settings = Settings(temperature, tail, divergence, beta, weigh_by)
     term = _term(targets, count, settings)
-    shape = tuple(student_logits.shape)
-    if len(shape) != 2 or shape[0] != len(targets) or shape[1] < targets.class_count:
-        raise TargetError(
-            f"soft_targets: the student's logits have shape {shape}; these targets are "
-            f"{len(targets)} positions of {targets.class_count} classes. Give the student the "
-            "teacher's classes, and join targets by position."
-        )
+    if student_logits.ndim != 2 or len(student_logits) != len(targets):
+        raise _other_shape(student_logits, targets)
     return apply(term, student_logits)
 
 
@@ -104,6 +99,8 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
     def compare(logits: Tensor, places: slice) -> Answer:
+        if logits.shape[1] < targets.class_count:
+            raise _other_shape(logits, targets)
         value, gradient = _compare(compare_common, logits, places, targets.class_count)
         if weights is not None:
             value, gradient = value * weights[places], gradient.mul_(weights[places, None])
@@ -115,6 +112,14 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
         len(targets),
         chosen.temperature,
         overwrites=True,
+    )
+
+
+def _other_shape(student_logits: Tensor, targets: Taught) -> TargetError:
+    return TargetError(
+        f"soft_targets: the student's logits have shape {tuple(student_logits.shape)}; these "
+        f"targets are {len(targets)} positions of {targets.class_count} classes. Give the student "
+        "the teacher's classes, and join targets by position."
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compute import Ranks
-from pipeline.losses import LOSSES, Loss, Term, fused_losses
+from pipeline.losses import LOSSES, Loss, Term, fused_losses, joined_losses
 from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
 from pipeline.stream import Batch, Blended
@@ -41,7 +41,8 @@ class WeightedLoss:
 
 # A loss, what it compares with, and over how many positions it is averaged.
 Asked = tuple[WeightedLoss, Any, float]
-# Weighted sums, to be added up and learned from; and each loss as it is. Shapes: () and (losses,).
+# Numbers with the gradients of weighted sums, to be added up and learned from, whatever they are;
+# and each loss as it is. Shapes: () and (losses,).
 Sums = tuple[list[Tensor], Tensor]
 
 
@@ -194,16 +195,14 @@ def _add_up(
 
 
 def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+    (each, reference, count), *others = asked
+    if each.loss.is_native and not others and output.layer is None:
+        value = each.loss.function(output.logits, reference, count=count, **each.settings)
+        return each.weight * value, value.detach()[None]
+    terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
     if output.layer is not None:  # logits of many classes are never all there
-        terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
         return fused_losses(output.states, output.layer, terms)
-    logits = output.logits  # (P, C)
-    values = [
-        each.loss.function(logits, reference, count=count, **each.settings)
-        for each, reference, count in asked
-    ]
-    weighted = [each.weight * term for (each, _, _), term in zip(asked, values, strict=True)]
-    return reduce(add, weighted), torch.stack([term.detach() for term in values])
+    return joined_losses(output.logits, terms)
 
 
 def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:

@@ -44,31 +44,39 @@ def make_network() -> Network:
     return Network(nn.Linear(3, CLASSES))
 
 
-def test_each_loss_is_that_of_the_dataset_it_belongs_to(blended: Blended) -> None:
-    output = make_network()(blended.inputs)
-    counts = count_positions(LOSSES, [blended])
-    labelled, taught = blended.batches
-    own = output.logits.detach().split([4, 6])
-    _, values = match(output, blended, LOSSES, counts)
+def values_of(logits: torch.Tensor, blended: Blended) -> list[torch.Tensor]:
+    """Compute each loss of the dataset it belongs to."""
+    (labelled, taught), own = blended.batches, torch.split(logits, [4, 6])
     assert taught.pseudo_labels is not None
     assert isinstance(labelled.labels, torch.Tensor)
     assert taught.targets is not None
-    expected = [
+    return [
         hard_labels(own[0], labelled.labels),
         soft_targets(own[1], taught.targets, temperature=2.0),
         pseudo_labels(own[1], taught.pseudo_labels),
     ]
-    assert torch.allclose(values, torch.stack(expected))
+
+
+def test_each_loss_is_that_of_the_dataset_it_belongs_to(blended: Blended) -> None:
+    output = make_network()(blended.inputs)
+    _, values = match(output, blended, LOSSES, count_positions(LOSSES, [blended]))
+    assert torch.allclose(values, torch.stack(values_of(output.logits.detach(), blended)))
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_the_gradient_is_the_weighted_sum_of_all(blended: Blended, apart: bool) -> None:
+def test_the_gradient_is_that_of_the_weighted_sum_of_all(blended: Blended, apart: bool) -> None:
     network = make_network()
-    sums, values = match(
-        network(blended.inputs), blended, LOSSES, count_positions(LOSSES, [blended]), apart=apart
-    )
+    parameters = list(network.model.parameters())
+    output = network(blended.inputs)
+    values = torch.stack(values_of(output.logits, blended))
     total = sum(each.weight * value for each, value in zip(LOSSES, values, strict=True))
-    assert torch.allclose(torch.stack(sums).sum(), torch.as_tensor(total))
+    assert isinstance(total, torch.Tensor)
+    expected = torch.autograd.grad(total, parameters, retain_graph=True)
+    sums, told = match(output, blended, LOSSES, count_positions(LOSSES, [blended]), apart=apart)
+    found = torch.autograd.grad(torch.stack(sums).sum(), parameters, retain_graph=True)
+    assert torch.allclose(told, values)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
     assert len(sums) == (3 if apart else 2)
     if apart:
         norms = gradient_norms(sums, network.model)
