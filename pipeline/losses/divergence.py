@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pipeline.losses.term import Places, cut
 from pipeline.targets import softmax
 
 # Of fewer classes a further operation costs more than a further exp.
@@ -29,8 +30,8 @@ class Probs:
     def __len__(self) -> int:
         return len(self.probs)
 
-    def __getitem__(self, positions: slice) -> "Probs":
-        return Probs(self.probs[positions], self.log_probs[positions])
+    def __getitem__(self, places: Places) -> "Probs":
+        return Probs(cut(self.probs, places), cut(self.log_probs, places))
 
 
 def normalise(logits: Tensor) -> Probs:

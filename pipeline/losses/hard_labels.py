@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
 from pipeline.losses.divergence import FEW_CLASSES
-from pipeline.losses.term import Term, apply, cut
+from pipeline.losses.term import Places, Term, apply, cut
 from pipeline.targets import MixedLabels, softmax
 
 UNLABELLED = -1
@@ -43,7 +43,7 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
 
     low, high = bounds(labels)
 
-    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         check_classes(labels, logits.shape[1], within=(low, high))
         return surprise(logits, cut(labels, places), all_known=low > UNLABELLED)
 
@@ -78,9 +78,9 @@ def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:
     )
     terms = [(hard_labels_term(each, 1.0), part) for each, part in pairs]
 
-    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         (first, own), (second, other) = (
-            (term.rule(logits, places), part[places].to(logits.dtype)) for term, part in terms
+            (term.rule(logits, places), cut(part, places).to(logits.dtype)) for term, part in terms
         )
         gradient = own[:, None] * first[1] + other[:, None] * second[1]
         return own * first[0] + other * second[0], gradient

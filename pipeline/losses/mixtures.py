@@ -19,7 +19,7 @@ from pipeline.losses.tails import (
     compare_some,
     dense,
 )
-from pipeline.losses.term import cut
+from pipeline.losses.term import Places, cut
 from pipeline.targets import Mixture
 from pipeline.targets.mixtures import average, merge, merge_kept
 
@@ -65,7 +65,7 @@ def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Com
         for targets in mixture.members
     ]
 
-    def compare(logits: Tensor, places: slice) -> Answer:
+    def compare(logits: Tensor, places: Places) -> Answer:
         answers = [each(logits, places) for each in compares]
         values = [w * value for w, (value, _) in zip(mixture.weights, answers, strict=True)]
         gradients = [g.mul_(w) for w, (_, g) in zip(mixture.weights, answers, strict=True)]

@@ -13,7 +13,7 @@ from pipeline.losses.hard_labels import (
     check_labels,
     surprise,
 )
-from pipeline.losses.term import Term, apply, cut
+from pipeline.losses.term import Places, Term, apply, cut
 from pipeline.targets import PseudoLabels
 
 
@@ -40,7 +40,7 @@ def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None
 
     low, high = bounds(labels.labels)
 
-    def compare(logits: Tensor, places: slice) -> tuple[Tensor, Tensor]:
+    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         check_classes(labels.labels, logits.shape[1], "pseudo_labels", within=(low, high))
         here = cut(labels.labels, places)
         value, gradient = surprise(logits, here, all_known=low > UNLABELLED)

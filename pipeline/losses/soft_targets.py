@@ -17,7 +17,7 @@ from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
 from pipeline.losses.mixtures import MIXTURE_RULES, over_all
 from pipeline.losses.tails import FORWARD_ONLY, RULES, Answer, Compare, dense
-from pipeline.losses.term import Term, apply
+from pipeline.losses.term import Places, Term, apply, cut
 from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy", "pseudo_label")
@@ -98,12 +98,13 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
-    def compare(logits: Tensor, places: slice) -> Answer:
+    def compare(logits: Tensor, places: Places) -> Answer:
         if logits.shape[1] < targets.class_count:
             raise _other_shape(logits, targets)
         value, gradient = _compare(compare_common, logits, places, targets.class_count)
         if weights is not None:
-            value, gradient = value * weights[places], gradient.mul_(weights[places, None])
+            here = cut(weights, places)
+            value, gradient = value * here, gradient.mul_(here[:, None])
         return value, gradient
 
     return Term(
@@ -147,7 +148,7 @@ def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
     return weights / math.log(targets.class_count) if weigh_by == "entropy" else weights
 
 
-def _compare(compare_common: Compare, logits: Tensor, places: slice, c: int) -> Answer:
+def _compare(compare_common: Compare, logits: Tensor, places: Places, c: int) -> Answer:
     """Compare the C classes that both have; of the student's others, only their mass counts.
 
     The divergence of distributions over all of them is that over the common ones, among

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.divergence import Divergence, Probs, normalise
-from pipeline.losses.term import cut
+from pipeline.losses.term import Places, cut
 from pipeline.targets import (
     Targets,
     log_tail_sum,
@@ -30,7 +30,7 @@ from pipeline.targets.rounding import LOWEST_LOGIT
 Answer = tuple[Tensor, Tensor]
 # Of the student's logits (p, C) at some of the P positions, divided by the temperature, which may
 # be overwritten, and of which positions these are.
-Compare = Callable[[Tensor, slice], Answer]
+Compare = Callable[[Tensor, Places], Answer]
 # Of targets of P positions, a temperature and a divergence.
 Rule = Callable[[Targets, float, Divergence], Compare]
 
@@ -38,7 +38,7 @@ Rule = Callable[[Targets, float, Divergence], Compare]
 def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
     """Compare all classes, where all were kept."""
 
-    def rebuild(places: slice) -> Probs:
+    def rebuild(places: Places) -> Probs:
         teacher = cut(targets.logits, places) / temperature
         if targets.classes is not None:  # the same classes in another order
             at = cut(targets.classes, places)
@@ -117,7 +117,7 @@ def compare_bucket(
     k = classes.shape[1]
     taught = normalise(teacher)
 
-    def compare(logits: Tensor, places: slice) -> Answer:
+    def compare(logits: Tensor, places: Places) -> Answer:
         here = cut(classes, places)
         kept = logits.gather(1, here)  # (p, K)
         if spare is not None:
@@ -133,14 +133,14 @@ def compare_bucket(
     return compare
 
 
-def compare_all(rebuild: Callable[[slice], Probs], divergence: Divergence) -> Compare:
+def compare_all(rebuild: Callable[[Places], Probs], divergence: Divergence) -> Compare:
     """Compare all classes; as the teacher's are as many as the student's, they are made for the
     positions at hand.
 
     Shapes: rebuild gives (p, C).
     """
 
-    def compare(logits: Tensor, places: slice) -> Answer:
+    def compare(logits: Tensor, places: Places) -> Answer:
         value, gradient = divergence(rebuild(places), normalise(logits))
         return value, gradient.to(logits.dtype)
 
@@ -155,7 +155,7 @@ def compare_some(classes: Tensor | None, weights: Tensor, log_probs: Tensor) -> 
     assert classes is not None
     pull, total = -weights, weights.sum(1, keepdim=True)
 
-    def compare(logits: Tensor, places: slice) -> Answer:
+    def compare(logits: Tensor, places: Places) -> Answer:
         here = cut(classes, places)
         probs, log_sum = softmax(logits)
         surprise = cut(log_probs, places) - logits.gather(1, here).sub_(log_sum)

@@ -11,6 +11,7 @@ from pipeline.stream.cached import CachedSamples, open_cached
 from pipeline.stream.order import Order
 from pipeline.stream.several.beside import no_targets
 from pipeline.stream.several.blend import Blend, Blended
+from pipeline.stream.stored import Picked
 from pipeline.stream.stream import Stream
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Blended",
     "CachedSamples",
     "Order",
+    "Picked",
     "Stream",
     "no_targets",
     "open_cached",

@@ -4,7 +4,7 @@ It begins in host memory. What is compared with a student on another device goes
 it lies in a cache: what is copied, and widened here, would be three to six times as much.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,69 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.samples import SampleBatch, Samples, positions_of
+from pipeline.samples.batch import Mixed
+from pipeline.stream.stored import Change, Picked, Stored
 from pipeline.targets import (
-    STATISTICS,
-    Basis,
     MixedLabels,
     Mixture,
     PseudoLabels,
     Targets,
-    TargetSpec,
-    decode,
 )
 
 Fields = dict[str, NDArray[np.generic]]
-Change = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
-    widen them. `beside` are statistics that lie elsewhere, `asked` names all that are wanted.
-
-    Shapes: fields, of `target_fields`, (P, ...).
-    """
-
-    spec: TargetSpec
-    fields: Mapping[str, Tensor]
-    basis: Basis | None
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
-    asked: tuple[str, ...] = STATISTICS
-
-    def __len__(self) -> int:
-        return len(next(iter(self.fields.values())))
-
-    @property
-    def class_count(self) -> int:
-        return self.spec.class_count
-
-    @cached_property
-    def statistics(self) -> Mapping[str, Tensor]:
-        """Those that targets will have, computed if they do not lie there. Shapes: each (P,)."""
-        if not self.fields.keys() | self.beside.keys() >= set(self.asked):
-            return self.decode().statistics
-        found = {name: self.fields[name].float() for name in self.asked if name in self.fields}
-        return {**found, **self.beside}
-
-    def decode(self) -> Targets:
-        """Widen them, where they are."""
-        if self._device.type == "cpu":  # numpy widens faster, and copies what is used again
-            arrays = {name: each.numpy() for name, each in self.fields.items()}
-            found = decode(self.spec, arrays, self.basis, self.asked)
-        else:
-            basis = self.basis.to(self._device) if self.basis else None
-            found = decode(self.spec, self.fields, basis, self.asked)
-        return replace(found, statistics={**found.statistics, **self.beside})
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.fields.values())).device
-
-    def each(self, change: Change) -> "Stored":
-        """Change every tensor but the basis, which all batches share."""
-        fields = {name: change(tensor) for name, tensor in self.fields.items()}
-        beside = {name: change(tensor) for name, tensor in self.beside.items()}
-        return replace(self, fields=fields, beside=beside)
 
 
 @dataclass(frozen=True)
@@ -92,7 +39,7 @@ class Batch:
     inputs: Tensor
     labels: Tensor | MixedLabels
     # Of one teacher as they lie there, or made already: those of several are a mixture.
-    stored: Stored | None = None
+    stored: Stored | Picked | None = None
     made: Targets | Mixture | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     # Where there is a table of them.
@@ -101,12 +48,19 @@ class Batch:
     @cached_property
     def targets(self) -> Targets | Mixture | None:
         """The soft targets, over the P positions of the B rows; None where there are none."""
-        return self.known.decode() if isinstance(self.known, Stored) else self.known
+        known = self.known
+        return known.decode() if isinstance(known, (Stored, Picked)) else known
 
     @property
-    def known(self) -> Stored | Targets | Mixture | None:
+    def known(self) -> Stored | Picked | Targets | Mixture | None:
         """The soft targets as they came: to count them, nothing must be widened."""
         return self.stored if self.made is None else self.made
+
+    @property
+    def compared(self) -> Picked | Targets | Mixture | None:
+        """The soft targets for those who know what follows from a whole window of them."""
+        known = self.known
+        return known if isinstance(known, Picked) else self.targets
 
     def compared_on(self, device: torch.device) -> "Batch":
         """Move all that a student on a device is compared with; inputs stay where they are."""
@@ -153,12 +107,38 @@ class Batch:
         )
 
 
-def concatenate(gathered: Sequence[Fields]) -> Fields:
+@dataclass(frozen=True)
+class Held:
+    """A piece of a batch: samples as they are seen, what is known of them, and their targets where
+    those are places of a whole, and not among the fields.
+    """
+
+    read: SampleBatch
+    fields: Fields
+    picked: Picked | None
+
+    def without_rows(self) -> "Held":
+        """Keep what all rows have in common: shapes and dtypes."""
+        read, picked = self.read, self.picked
+        mixed = Mixed(read.mixed.labels[:0], read.mixed.shares[:0]) if read.mixed else None
+        nothing = SampleBatch([], read.inputs[:0], read.labels[:0], mixed)
+        fields = {name: array[:0] for name, array in self.fields.items()}
+        return Held(nothing, fields, None if picked is None else picked.without_positions())
+
+    def all_fields(self) -> Fields:
+        """Give the fields with those of the targets."""
+        if self.picked is None:
+            return self.fields
+        stored = self.picked.apart().fields
+        return self.fields | {name: tensor.numpy() for name, tensor in stored.items()}
+
+
+def concatenate(held: Sequence[Held]) -> tuple[Fields, Picked | None]:
     """Join the fields of a batch's pieces; most batches lie in one window and are one piece."""
-    first, *others = gathered
-    if not others:
-        return first
-    return {name: np.concatenate([each[name] for each in gathered]) for name in first}
+    if len(held) == 1:
+        return held[0].fields, held[0].picked
+    gathered = [each.all_fields() for each in held]
+    return {name: np.concatenate([each[name] for each in gathered]) for name in gathered[0]}, None
 
 
 def labels_of(samples: Samples, read: SampleBatch) -> Tensor | MixedLabels:

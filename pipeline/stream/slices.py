@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.samples import SampleBatch
-from pipeline.samples.batch import Mixed
-from pipeline.stream.batch import Fields
 from pipeline.stream.order import Rows
 
 
@@ -46,10 +43,3 @@ class Slices:
         """
         own = self.of(rows)
         return np.sort(places)[max(own.start - begins, 0) : max(own.stop - begins, 0)]
-
-
-def without_rows(read: SampleBatch, fields: Fields) -> tuple[SampleBatch, Fields]:
-    """Keep of some rows what all rows have in common: shapes and dtypes."""
-    mixed = Mixed(read.mixed.labels[:0], read.mixed.shares[:0]) if read.mixed else None
-    nothing = SampleBatch([], read.inputs[:0], read.labels[:0], mixed)
-    return nothing, {name: array[:0] for name, array in fields.items()}

@@ -22,7 +22,6 @@ from pipeline.kept_targets import basis_of, spec_of
 from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import (
     Locator,
-    SampleBatch,
     Samples,
     Views,
     check_samples,
@@ -32,18 +31,20 @@ from pipeline.samples import (
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import prefetch
-from pipeline.stream.batch import Batch, Fields, Stored, as_tensor, concatenate, labels_of
+from pipeline.stream.batch import Batch, Fields, Held, as_tensor, concatenate, labels_of
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.shown import check_not_empty, identities_of, shown_views
-from pipeline.stream.slices import Slices, without_rows
+from pipeline.stream.slices import Slices
+from pipeline.stream.stored import Picked, Stored, Whole, find_whole
 from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.loader import Loader, Parts
 from pipeline.stream.windows.near import Near
 from pipeline.stream.windows.size import choose_window_parts
-from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
+from pipeline.stream.windows.window import Finder, Window
 from pipeline.targets import (
     PseudoLabels,
     decode_feature,
@@ -61,10 +62,6 @@ AHEAD = 2
 COPY_VIEWS = 2**32
 
 Digests = NDArray[np.uint8]
-# Samples as they are seen, and fields of their targets.
-Held = tuple[SampleBatch, Fields]
-# Those of a window, in order.
-Parts = tuple[int, ...]
 # An epoch, the number of a batch in it, and the batch.
 Numbered = tuple[int, int, Batch]
 
@@ -161,13 +158,9 @@ class Stream(IterableDataset[Batch]):
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
         self._soft, self._statistics = soft, statistics
         self._choose_fields(features, check=check)
-        self._finder = Finder(Locator(samples), rows)
-        wanted = (*self._fields, *self._large.names)
-        self._fetcher = Fetcher(cache, wanted, check) if cache and cache.spool else None
-        self._unread = set(range(self.order.part_count)) if check else set()
+        self._loader = self._make_loader(rows, check=check)
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._buffers = Buffers()
-        self._window: tuple[Parts, Window] | None = None
         self._places: tuple[tuple[int, Parts], Rows | None] | None = None
         self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
@@ -195,6 +188,20 @@ class Stream(IterableDataset[Batch]):
                 features=found,
                 check=check,
             )
+
+    def _make_loader(self, rows: int, *, check: bool) -> Loader:
+        cache, wanted = self.cache, (*self._fields, *self._large.names)
+        return Loader(
+            cache,
+            self.order,
+            Finder(Locator(self.samples), rows),
+            self._fields,
+            self._large,
+            unread=set(range(self.order.part_count)) if check else set(),
+            fetcher=Fetcher(cache, wanted, check) if cache and cache.spool else None,
+            widen=[each.widen for each in (self._chosen, self._beside) if each],
+            find_whole=self._find_whole,
+        )
 
     @property
     def pseudo_classes(self) -> int | None:
@@ -272,8 +279,7 @@ class Stream(IterableDataset[Batch]):
             regroup=partial(self._regroup, epoch),
         )
         for piece in cut:
-            if self._fetcher:
-                self._fetcher.follow(self.order, epoch, piece.window)
+            self._loader.follow(epoch, piece.window)
             if (number - first) % share[1] == share[0]:
                 rows = min(self.batch_size, self.order.epoch_rows - number * self.batch_size)
                 own = self._slices.cut(piece.places, begins, rows)
@@ -289,7 +295,7 @@ class Stream(IterableDataset[Batch]):
         if not self.group_by_length or self.order.seed is None:
             return places
         parts = _in_order(self.order.windows(epoch)[window])
-        indices = self._load(parts).indices[self._at(parts, places, epoch)]
+        indices = self._loader.load(parts).window.indices[self._at(parts, places, epoch)]
         return self.order.group(
             places,
             row_lengths(self.samples, indices),
@@ -302,8 +308,9 @@ class Stream(IterableDataset[Batch]):
     def _take(self, parts: Parts, places: Rows, epoch: int) -> Held:
         """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
         if not len(places):  # a rank without rows of a batch reads one, to know what rows are like
-            return without_rows(*self._take(parts, np.zeros(1, np.int64), epoch))
-        window = self._load(parts)
+            return self._take(parts, np.zeros(1, np.int64), epoch).without_rows()
+        loaded = self._loader.load(parts)
+        window, whole = loaded.window, loaded.whole
         at = self._at(parts, places, epoch)
         # Held-out data is asked the same questions at every evaluation.
         later = epoch if self.is_fresh else 0
@@ -319,7 +326,9 @@ class Stream(IterableDataset[Batch]):
             read = mix_rows(
                 samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
             )
-        return read, window.gather(at, self._buffers.empty)
+        picked = Picked(whole, as_tensor(window.entries_of(at))) if whole else None
+        names = self._target_names if whole else ()
+        return Held(read, window.gather(at, self._buffers.empty, without=names), picked)
 
     def _at(self, parts: Parts, places: Rows, epoch: int) -> Rows:
         """Turn places among the rows of an epoch into places among all rows of a window."""
@@ -339,46 +348,17 @@ class Stream(IterableDataset[Batch]):
             self._places = wanted, self.order.places(parts, epoch)
         return self._places[1]
 
-    def _load(self, parts: Parts) -> Window:
-        """Read a window, or give the one in memory: a small cache is read once and for all."""
-        if self._window is None or self._window[0] != parts:
-            self._window = None  # let go of the old one before the new one is read
-            self._window = (parts, self._read(parts))
-        return self._window[1]
-
-    def _read(self, parts: Parts) -> Window:
-        ranges = [self.order.part_rows(part) for part in parts]
-        if self.cache is None or self.spec is None:
-            window = sample_window(ranges)
-            return self._chosen.widen(window, ranges) if self._chosen else window
-        if self._fetcher:
-            self._fetcher.wait(parts)
-            self._unread.difference_update(self._fetcher.proved)
-            self._large.unread.difference_update(self._fetcher.proved)
-        check = not self._unread.isdisjoint(parts)
-        window = cache_window(
-            self.cache,
-            parts,
-            finder=self._finder,
-            names=self._fields,
-            large=self._large if self._large.names else None,
-            check=check,
-        )
-        self._unread.difference_update(parts)
-        window = self._chosen.widen(window, ranges) if self._chosen else window
-        return self._beside.widen(window, ranges) if self._beside else window
-
     def _join(self, held: list[Held]) -> Batch:
-        read = join_batches([batch for batch, _ in held])
+        read = join_batches([each.read for each in held])
         labels = labels_of(self.samples, read)
-        stored: Stored | None = None
+        stored: Stored | Picked | None = None
         mixture = None
         features, pseudo = dict[str, Tensor](), None
-        fields = concatenate([fields for _, fields in held])
+        fields, picked = concatenate(held)
         if self._chosen:
             pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))
         if self.spec is not None:
-            stored = self._stored(fields, pseudo) if self._soft else None
+            stored = self._stored(fields, pseudo) if self._soft and picked is None else picked
             features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
         if self._beside:
             features |= self._beside.decode_features(fields)
@@ -394,6 +374,16 @@ class Stream(IterableDataset[Batch]):
             rows = len(next(iter(own.values())))
             statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
         return Stored(self.spec, own, self._basis, statistics, tuple(self._statistics))
+
+    def _find_whole(self, window: Window) -> Whole | None:
+        """Give the targets of a window, where they come from one cache and are nothing but that."""
+        names = self._target_names
+        if self.spec is None or self._beside or OF_TABLE in self._statistics:
+            return None
+        if not names or not window.over_positions.keys() >= set(names):
+            return None
+        fields = {name: window.over_positions[name] for name in names}
+        return find_whole(self.spec, fields, self._basis, tuple(self._statistics))
 
 
 def _in_order(parts: Rows) -> Parts:

@@ -16,7 +16,7 @@ from pipeline.compute import Ranks
 from pipeline.losses import LOSSES, Loss, Term, fused_losses, joined_losses
 from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
-from pipeline.stream import Batch, Blended
+from pipeline.stream import Batch, Blended, Picked
 from pipeline.training.related import AllRelated, Related, relate
 from pipeline.training.together import trained
 
@@ -206,8 +206,14 @@ def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tenso
 
 
 def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
-    assert loss.loss.term, "a loss of features is not applied to logits"
-    return loss.loss.term(reference, count, **loss.settings)
+    make, settings = loss.loss.term, loss.settings
+    assert make, "a loss of features is not applied to logits"
+    if isinstance(reference, Picked):
+        key = (make, *sorted(settings.items()))
+        return reference.follow(key, lambda whole: make(whole, 1.0, **settings)).at(
+            reference.at, count
+        )
+    return make(reference, count, **settings)
 
 
 def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Tensor, Tensor]:
@@ -222,5 +228,7 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[T
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
+    if loss.loss.needs == "targets":
+        return batch.compared
     found = getattr(batch, loss.loss.needs)
     return found if loss.feature is None else found.get(loss.feature)

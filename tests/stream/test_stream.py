@@ -253,7 +253,7 @@ def test_a_damaged_part_is_refused_when_it_is_read(samples: Samples, tmp_path: P
 def test_only_one_window_is_held(samples: Samples, cache: Cache) -> None:
     stream = Stream(samples, cache, batch_size=3, window_parts=1)
     alive: list[weakref.ref[object]] = []
-    read = stream._read
+    read = stream._loader._read
 
     def watched(parts: tuple[int, ...]) -> object:
         assert [reference for reference in alive if reference() is not None] == []
@@ -261,7 +261,7 @@ def test_only_one_window_is_held(samples: Samples, cache: Cache) -> None:
         alive.append(weakref.ref(window))
         return window
 
-    stream._read = watched  # type: ignore[method-assign,assignment]  # to look, not to replace
+    stream._loader._read = watched  # type: ignore[method-assign,assignment]  # to look, not to replace
     assert sorted(row for batch in stream for row in numbers(batch)) == list(range(ROWS))
     assert len(alive) == 6
 
@@ -269,9 +269,9 @@ def test_only_one_window_is_held(samples: Samples, cache: Cache) -> None:
 def test_a_window_that_is_the_whole_cache_is_read_once(samples: Samples, cache: Cache) -> None:
     stream = Stream(samples, cache, batch_size=3, window_parts=6)
     list(stream)
-    first = stream._window
+    first = stream._loader.held
     list(stream)
-    assert stream._window is first
+    assert stream._loader.held is first
 
 
 def test_memory_follows_the_window_and_not_the_cache(tmp_path: Path) -> None:

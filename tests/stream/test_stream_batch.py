@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from pipeline.stream.batch import Batch, Stored, as_tensor
+from pipeline.stream.batch import Batch, as_tensor
+from pipeline.stream.stored import Stored
 from pipeline.targets import Targets, TargetSpec, encode
 
 POSITIONS = 6

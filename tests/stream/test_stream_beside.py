@@ -336,8 +336,8 @@ def test_only_windows_are_in_memory(
     expected = [part for window in windows for part in sorted({int(p) // 2 for p in window})]
     list(stream)
     assert read == expected
-    assert stream._window is not None
-    held = stream._window[1]
+    assert stream._loader.held is not None
+    held = stream._loader.held.window
     assert len(held.over_positions["1/logits"]) == len(held.indices) <= 6
 
 

@@ -4,7 +4,7 @@ A window knows fields over rows and over positions, and where each of its rows l
 It does not know in which order they are asked for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -68,15 +68,18 @@ class Window:
     def _parts_of(self, places: Rows) -> Rows:
         return np.searchsorted(self.bounds, places, side="right") - 1
 
-    def gather(self, places: Rows, empty: Empty = np.empty) -> dict[str, Array]:
+    def gather(
+        self, places: Rows, empty: Empty = np.empty, *, without: Collection[str] = ()
+    ) -> dict[str, Array]:
         """Copy the fields of some rows, one after the other, the large ones into arrays that
         `empty` makes.
 
         Shapes: places (n,).
         """
-        at = self._positions_of(places) if self.over_positions else places
         fields = {name: np.take(array, places, axis=0) for name, array in self.over_rows.items()}
-        fields |= {name: np.take(array, at, axis=0) for name, array in self.over_positions.items()}
+        over_positions = [name for name in self.over_positions if name not in without]
+        at = self.entries_of(places) if over_positions else places
+        fields |= {name: np.take(self.over_positions[name], at, axis=0) for name in over_positions}
         return fields | self._gather_large(places, empty)
 
     def _gather_large(self, places: Rows, empty: Empty) -> dict[str, Array]:
@@ -91,7 +94,8 @@ class Window:
             made[name] = copy_runs(blocks, runs, empty)
         return made
 
-    def _positions_of(self, places: Rows) -> Rows:
+    def entries_of(self, places: Rows) -> Rows:
+        """Find the positions of some rows among those of all. Shapes: places (n,)."""
         if self.is_single:
             return places
         counts, starts = self.positions[places], self.starts[places]

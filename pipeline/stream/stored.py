@@ -1,0 +1,152 @@
+"""Targets as they lie in a cache, until somebody asks what they say.
+
+Those of a batch are widened where they are needed. Of an image they are so few bytes that widening
+those of a batch takes longer to ask for than to do: those of a window are widened at once.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.targets import STATISTICS, Basis, Targets, TargetSpec, decode
+
+# Of targets that are widened at once, as they are stored; widened they are up to six times as many.
+WHOLE_BYTES = 2**24
+
+Change = Callable[[Tensor], Tensor]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
+    widen them. `beside` are statistics that lie elsewhere, `asked` names all that are wanted.
+
+    Shapes: fields, of `target_fields`, (P, ...).
+    """
+
+    spec: TargetSpec
+    fields: Mapping[str, Tensor]
+    basis: Basis | None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: tuple[str, ...] = STATISTICS
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    @property
+    def class_count(self) -> int:
+        return self.spec.class_count
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Tensor]:
+        """Those that targets will have, computed if they do not lie there. Shapes: each (P,)."""
+        if not self.fields.keys() | self.beside.keys() >= set(self.asked):
+            return self.decode().statistics
+        found = {name: self.fields[name].float() for name in self.asked if name in self.fields}
+        return {**found, **self.beside}
+
+    def decode(self) -> Targets:
+        """Widen them, where they are."""
+        if self._device.type == "cpu":  # numpy widens faster, and copies what is used again
+            arrays = {name: each.numpy() for name, each in self.fields.items()}
+            found = decode(self.spec, arrays, self.basis, self.asked)
+        else:
+            basis = self.basis.to(self._device) if self.basis else None
+            found = decode(self.spec, self.fields, basis, self.asked)
+        return replace(found, statistics={**found.statistics, **self.beside})
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.fields.values())).device
+
+    def each(self, change: Change) -> "Stored":
+        """Change every tensor but the basis, which all batches share."""
+        fields = {name: change(tensor) for name, tensor in self.fields.items()}
+        beside = {name: change(tensor) for name, tensor in self.beside.items()}
+        return replace(self, fields=fields, beside=beside)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The targets of a window, widened when they are first asked for, and what followed from them.
+
+    What a loss makes of a teacher's answers is the same at whichever positions it is needed.
+    """
+
+    stored: Stored
+    followed: dict[Hashable, object] = field(default_factory=dict)
+
+    @cached_property
+    def targets(self) -> Targets:
+        return self.stored.decode()
+
+
+def find_whole(
+    spec: TargetSpec,
+    fields: Mapping[str, NDArray[Any]],
+    basis: Basis | None,
+    asked: tuple[str, ...],
+) -> Whole | None:
+    """Take the targets of a window for one whole, if they are few enough to be widened at once."""
+    if sum(array.nbytes for array in fields.values()) > WHOLE_BYTES:
+        return None
+    tensors = {name: torch.from_numpy(array) for name, array in fields.items()}
+    return Whole(Stored(spec, tensors, basis, asked=asked))
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Targets at some positions of a window. Another process gets these alone, as they are stored.
+
+    Shapes: at (P,), int64.
+    """
+
+    whole: Whole
+    at: Tensor
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __reduce__(self) -> tuple[Callable[[Stored], Stored], tuple[Stored]]:
+        return _itself, (self.apart(),)
+
+    @property
+    def class_count(self) -> int:
+        return self.whole.stored.class_count
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Tensor]:
+        """Those that targets will have. Shapes: each (P,)."""
+        statistics = self.whole.stored.statistics
+        return {name: each.index_select(0, self.at) for name, each in statistics.items()}
+
+    def decode(self) -> Targets:
+        return self.whole.targets[self.at]
+
+    def apart(self) -> Stored:
+        """Copy what is stored at these positions, which holds on to no window."""
+        return self.whole.stored.each(lambda tensor: tensor.index_select(0, self.at))
+
+    def without_positions(self) -> "Picked":
+        return Picked(self.whole, self.at[:0])
+
+    def each(self, change: Change) -> Stored:
+        """Change every tensor, of a copy."""
+        return self.apart().each(change)
+
+    def follow(self, key: Hashable, make: Callable[[Targets], Made]) -> Made:
+        """Give what follows from all targets of the window, made once."""
+        if key not in self.whole.followed:
+            self.whole.followed[key] = make(self.whole.targets)
+        made: Made = self.whole.followed[key]  # type: ignore[assignment]  # as the key says
+        return made
+
+
+def _itself(stored: Stored) -> Stored:
+    return stored

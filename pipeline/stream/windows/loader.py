@@ -1,0 +1,85 @@
+"""The window at hand: read when a batch of it is asked for, and let go when one of another is.
+
+A small cache is one window, read once and for all. Parts are checked when they are read first; of
+an object store they come into its spool while a student learns from those before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.store import Cache
+from pipeline.stream.order import Order
+from pipeline.stream.stored import Whole
+from pipeline.stream.windows.fetching import Fetcher
+from pipeline.stream.windows.large import LargeFields
+from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
+
+# Those of a window, in order.
+Parts = tuple[int, ...]
+# Gives a window, of these ranges of rows, further fields.
+Widen = Callable[[Window, Sequence[range]], Window]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A window, and its targets where those are widened at once."""
+
+    parts: Parts
+    window: Window
+    whole: Whole | None
+
+
+@dataclass
+class Loader:
+    """What is read of a cache, or of samples alone, part by part; `unread` are not checked yet."""
+
+    cache: Cache | None
+    order: Order
+    finder: Finder
+    names: Sequence[str]
+    large: LargeFields
+    unread: set[int]
+    fetcher: Fetcher | None
+    widen: Sequence[Widen]
+    find_whole: Callable[[Window], Whole | None]
+    held: Loaded | None = None
+
+    def follow(self, epoch: int, window: int) -> None:
+        """Let the parts of a window of an epoch come, and those of the next."""
+        if self.fetcher:
+            self.fetcher.follow(self.order, epoch, window)
+
+    def load(self, parts: Parts) -> Loaded:
+        """Read a window, or give the one in memory.
+
+        Raises: CorruptPart if a file is damaged; SampleError if the dataset lacks a sample.
+        """
+        if self.held is None or self.held.parts != parts:
+            self.held = None  # let go of the old one before the new one is read
+            window = self._read(parts)
+            self.held = Loaded(parts, window, self.find_whole(window))
+        return self.held
+
+    def _read(self, parts: Parts) -> Window:
+        ranges = [self.order.part_rows(part) for part in parts]
+        window = sample_window(ranges) if self.cache is None else self._read_cache(parts)
+        for widen in self.widen:
+            window = widen(window, ranges)
+        return window
+
+    def _read_cache(self, parts: Parts) -> Window:
+        assert self.cache is not None
+        if self.fetcher:
+            self.fetcher.wait(parts)
+            self.unread.difference_update(self.fetcher.proved)
+            self.large.unread.difference_update(self.fetcher.proved)
+        window = cache_window(
+            self.cache,
+            parts,
+            finder=self.finder,
+            names=self.names,
+            large=self.large if self.large.names else None,
+            check=not self.unread.isdisjoint(parts),
+        )
+        self.unread.difference_update(parts)
+        return window
