@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.term import Places, cut
-from pipeline.targets import softmax
-
-# Of fewer classes a further operation costs more than a further exp.
-FEW_CLASSES = 256
+from pipeline.targets import FEW_CLASSES, softmax
 
 
 @dataclass(frozen=True)

@@ -103,5 +103,5 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) 
         block = logits[first : first + size]
         places = slice(start + first, start + first + len(block))
         found, _ = compare_all_terms(block, places, terms, spare=True)
-        values += torch.stack(found)
+        values += found
     return values

@@ -6,9 +6,8 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.divergence import FEW_CLASSES
 from pipeline.losses.term import Places, Term, apply, cut
-from pipeline.targets import MixedLabels, softmax
+from pipeline.targets import FEW_CLASSES, MixedLabels, constants, softmax
 
 UNLABELLED = -1
 Labels = Tensor | MixedLabels
@@ -63,7 +62,7 @@ def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor
     else:
         probs, log_sum = softmax(logits)
         value = log_sum.sub_(logits.gather(1, at))
-    gradient = probs.scatter_add_(1, at, torch.full_like(at, -1, dtype=probs.dtype))
+    gradient = probs.scatter_add_(1, at, constants((-1.0,), probs).expand(len(at), 1))
     if all_known:
         return value[:, 0], gradient
     known = labels != UNLABELLED

@@ -19,8 +19,10 @@ from pipeline.targets.low_rank.fit import fit_basis
 from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
 from pipeline.targets.mixtures.labels import MixedLabels, PseudoLabels
 from pipeline.targets.soften import (
+    FEW_CLASSES,
     Soft,
     check_temperature,
+    constants,
     kept_mass,
     log_tail_sum,
     low_rank_logits,
@@ -36,6 +38,7 @@ from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 
 __all__ = [
     "DEFAULT_NODES",
+    "FEW_CLASSES",
     "STATISTICS",
     "Basis",
     "FeatureSpec",
@@ -47,6 +50,7 @@ __all__ = [
     "Targets",
     "basis_fields",
     "check_temperature",
+    "constants",
     "decode",
     "decode_basis",
     "decode_feature",

@@ -15,6 +15,9 @@ from pipeline.targets.kept import Targets
 from pipeline.targets.low_rank.basis import shape_logits
 from pipeline.targets.tail import tail_weights
 
+# Of fewer classes a further exp costs less than an operation that nothing else in a step needs.
+FEW_CLASSES = 256
+
 
 @dataclass(frozen=True)
 class Soft:
@@ -70,7 +73,7 @@ def log_tail_sum(targets: Targets, temperature: float) -> Tensor:
         return targets.tail[:, targets.nodes.index(1 / temperature)]
     known, stored = tail_weights(targets.nodes, temperature)
     # Not a matrix product: autocast would take that in bfloat16.
-    log_tail = (targets.tail * _constants(stored, targets.tail)).sum(1)  # (P,)
+    log_tail = (targets.tail * constants(stored, targets.tail)).sum(1)  # (P,)
     left_out = targets.left_out_count
     if isinstance(left_out, Tensor):
         return log_tail.add_(left_out.log(), alpha=known)
@@ -119,6 +122,10 @@ def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Shapes: logits (P, C), finite but for minus infinity; returns (P, C) and (P, 1).
     """
+    if logits.shape[1] < FEW_CLASSES:
+        log_probs = logits.log_softmax(1)
+        log_sum = logits.amax(1, keepdim=True).sub_(log_probs.amax(1, keepdim=True))
+        return log_probs.exp_(), log_sum
     probs = logits.softmax(1)
     return probs, logits.amax(1, keepdim=True).sub_(probs.amax(1, keepdim=True).log_())
 
@@ -182,8 +189,8 @@ def weigh_draws(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:
     return weights, log_probs
 
 
-def _constants(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    """Make a tensor of numbers, once for each device and dtype."""
+def constants(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    """Make a tensor of numbers, once for each device and dtype. Shapes: returns (numbers,)."""
     return _made_constants(numbers, like.dtype, like.device)
 
 
