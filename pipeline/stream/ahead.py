@@ -1,11 +1,21 @@
-"""Prepare the next few things in a background thread; a failure there reaches the one who asks."""
+"""Prepare the next few things before they are asked for: in a background thread, or some at once.
+
+A failure reaches the one who asks after all that was ready.
+"""
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
+# Prepared at once. A student's step drives code and data of the stream out of a core's cache, so
+# that a batch of 128 small images takes 0.38 ms after each step, and 0.15 after others like it.
+MOST_AT_ONCE = 16
+# Of all that is prepared at once, so that it is still in the cache when it is wanted.
+AT_ONCE_BYTES = 2**21
 
 
 def prefetch(source: Iterator[Item], depth: int) -> Generator[Item]:
@@ -32,6 +42,28 @@ def prefetch(source: Iterator[Item], depth: int) -> Generator[Item]:
     finally:
         stopped.set()
         thread.join()
+
+
+def in_bursts(source: Iterator[Item], size_of: Callable[[Item], int]) -> Generator[Item]:
+    """Iterate over `source` without a thread, several small items at a time.
+
+    `size_of` gives bytes. The first item comes alone, and says how many come together.
+    """
+    count, failure = 1, None
+    while failure is None:
+        ready = deque[Item]()
+        try:
+            for item in islice(source, count):
+                ready.append(item)
+        except Exception as error:  # raised when its turn has come
+            failure = error
+        if ready:
+            count = max(1, min(MOST_AT_ONCE, AT_ONCE_BYTES // max(1, size_of(ready[0]))))
+        elif failure is None:
+            return
+        while ready:
+            yield ready.popleft()
+    raise failure
 
 
 def _fill(

@@ -25,6 +25,8 @@ from pipeline.targets import (
 )
 
 Fields = dict[str, NDArray[np.generic]]
+# Of a short string in a list.
+ID_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
     # Where there is a table of them.
     pseudo_labels: PseudoLabels | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it takes, but for targets that were made already."""
+        tensors = [self.inputs, *self.features.values()]
+        stored = 0 if self.stored is None else self.stored.size_bytes
+        return ID_BYTES * len(self.ids) + stored + sum(tensor.nbytes for tensor in tensors)
 
     @cached_property
     def targets(self) -> Targets | Mixture | None:

@@ -43,6 +43,10 @@ class Stored:
     def class_count(self) -> int:
         return self.spec.class_count
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.fields.values())
+
     @cached_property
     def statistics(self) -> Mapping[str, Tensor]:
         """Those that targets will have, computed if they do not lie there. Shapes: each (P,)."""
@@ -119,6 +123,12 @@ class Picked:
     @property
     def class_count(self) -> int:
         return self.whole.stored.class_count
+
+    @property
+    def size_bytes(self) -> int:
+        """Its share of what the window takes."""
+        stored = self.whole.stored
+        return stored.size_bytes * len(self) // max(1, len(stored))
 
     @cached_property
     def statistics(self) -> Mapping[str, Tensor]:

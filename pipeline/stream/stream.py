@@ -30,7 +30,7 @@ from pipeline.samples import (
     row_lengths,
 )
 from pipeline.store import Cache
-from pipeline.stream.ahead import prefetch
+from pipeline.stream.ahead import in_bursts, prefetch
 from pipeline.stream.batch import Batch, Fields, Held, as_tensor, concatenate, labels_of
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
@@ -241,11 +241,17 @@ class Stream(IterableDataset[Batch]):
         # Where this process computes on a GPU; a worker does not, and leaves it to its DataLoader.
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
             source = ((epoch, number, batch.pin_memory()) for epoch, number, batch in source)
-        with closing(prefetch(source, self._ahead)) as ready:
+        with closing(self._prepare(source)) as ready:
             for epoch, number, batch in ready:
                 is_last = number + 1 == len(self)
                 self.epoch, self.batch = (epoch + 1, 0) if is_last else (epoch, number + 1)
                 yield batch
+
+    def _prepare(self, source: Iterator[Numbered]) -> Generator[Numbered]:
+        # What is still being made is waited for one by one, and mixtures are large.
+        if self._ahead or self._beside or (self.cache and self.cache.is_growing):
+            return prefetch(source, self._ahead)
+        return in_bursts(source, lambda numbered: numbered[2].size_bytes)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of an epoch."""

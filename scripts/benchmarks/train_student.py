@@ -68,16 +68,18 @@ SILENT = Observers(
 
 
 class TimedStream(Stream):
-    """A stream that knows how long it was waited for."""
+    """A stream that knows how long it was waited for, and goes on where the last turn left it."""
 
     waited_s = 0.0
+    going: Generator[Batch] | None = None
 
     def forever(self) -> Generator[Batch]:
         """Go through the epochs, and time what comes between batches."""
-        batches = super().forever()
+        # A turn of a few steps must not pay for the beginning of an epoch.
+        self.going = self.going or super().forever()
         while True:
             started = time.perf_counter()
-            batch = next(batches)
+            batch = next(self.going)
             self.waited_s += time.perf_counter() - started
             yield batch
 

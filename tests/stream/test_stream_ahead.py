@@ -1,11 +1,13 @@
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.errors import CorruptPart
 from pipeline.stream import prefetch
+from pipeline.stream.ahead import AT_ONCE_BYTES, MOST_AT_ONCE, in_bursts
 
 
 def count_to(stop: int, made: list[int]) -> Iterator[int]:
@@ -34,6 +36,52 @@ def test_a_failure_comes_after_what_was_ready_and_as_itself(
         seen.extend(prefetch(fail_at(3, error), depth))
     assert raised.value is error
     assert seen == [0, 1, 2]
+
+
+def in_tens(source: Iterator[int]) -> Iterator[int]:
+    return in_bursts(source, lambda item: AT_ONCE_BYTES // 10)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 10, 11, 12, 50])
+def test_bursts_keep_the_order(count: int) -> None:
+    assert list(in_tens(iter(range(count)))) == list(range(count))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 11, 15])
+def test_a_failure_comes_after_what_was_ready_of_a_burst(stop: int) -> None:
+    seen, error = list[int](), CorruptPart("part 3: damaged")
+    with pytest.raises(CorruptPart) as raised:
+        seen.extend(in_tens(fail_at(stop, error)))
+    assert raised.value is error
+    assert seen == list(range(stop))
+
+
+@pytest.mark.parametrize(
+    ("size", "burst"),
+    [(0, MOST_AT_ONCE), (1, MOST_AT_ONCE), (AT_ONCE_BYTES // 3, 3), (AT_ONCE_BYTES, 1), (10**9, 1)],
+)
+def test_a_burst_is_no_larger_than_a_cache(size: int, burst: int) -> None:
+    made = list[int]()
+    taken = in_bursts(count_to(100, made), lambda item: size)
+    assert next(taken) == 0
+    assert made == [0]  # the first one does not wait for others
+    assert next(taken) == 1
+    assert len(made) == 1 + burst
+
+
+def test_what_was_handed_out_of_a_burst_is_let_go() -> None:
+    class Thing:
+        """Something to look after."""
+
+    def things() -> Iterator[Thing]:
+        while True:
+            yield Thing()
+
+    taken = in_bursts(things(), lambda item: 1)
+    next(taken)
+    seen = weakref.ref(next(taken))
+    next(taken)
+    assert seen() is None
 
 
 def test_no_more_is_prepared_than_asked_for() -> None:
