@@ -18,9 +18,8 @@ from pipeline.losses.features.entries import count_entries
 from pipeline.losses.features.hint import hint
 from pipeline.losses.features.projection import make_projection
 from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
-from pipeline.losses.fused import fused_losses
+from pipeline.losses.fused import fused_losses, joined_losses
 from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
-from pipeline.losses.joined import joined_losses
 from pipeline.losses.pseudo_labels import count_pseudo, pseudo_labels, pseudo_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
 from pipeline.losses.term import Term

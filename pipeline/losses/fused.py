@@ -1,8 +1,11 @@
-"""Losses from a student's last states and its output layer, in chunks of positions.
+"""Several losses of a batch at once: of its logits, or of a student's last states and output layer.
 
-A matrix of positions times classes, and its gradient, can be larger than the student. Here they
-are made for some positions at a time, value and gradient in one pass, and never exist whole; the
-gradient by the output layer adds up in place.
+One gradient for all of them: small students take longer to ask for such operations than to do them,
+and autograd's nodes, of which each loss would have several, most of all.
+
+A matrix of positions times classes, and its gradient, can be larger than the student. From states
+and layer they are made for some positions at a time, value and gradient in one pass, and never
+exist whole; the gradient by the output layer adds up in place.
 """
 
 from collections.abc import Sequence
@@ -12,14 +15,31 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.losses.joined import Weighted, compare_all_terms
+from pipeline.losses.term import Term
+from pipeline.targets import constants
 
+# A loss, and its weight among others.
+Weighted = tuple[float, Term]
 # Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
 # output layer's weights. A GPU wants few launches instead.
 CHUNK_ELEMENTS = {"cpu": 2**24}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
 # Logits that losses look at together: 2 MiB stay in a core's cache from one operation to the next.
 BLOCK_ELEMENTS = {"cpu": 2**19}
+
+
+def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[Tensor, Tensor]:
+    """Give a number to learn from, whose gradient is that of all weighted losses together, and the
+    losses themselves, unweighted.
+
+    That number is no loss: it is the logits times their gradient, which autograd need not be told.
+
+    Shapes: logits (P, C); returns () and (number of terms,), the latter without gradient.
+    """
+    assert all(term.positions == len(logits) for _, term in terms), "targets of other positions"
+    with torch.no_grad():
+        values, gradient = compare_all_terms(logits, slice(0, len(logits)), terms)
+    return (logits * gradient).sum(), values
 
 
 def fused_losses(
@@ -105,3 +125,40 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) 
         found, _ = compare_all_terms(block, places, terms, spare=True)
         values += found
     return values
+
+
+def compare_all_terms(
+    logits: Tensor, places: slice, terms: Sequence[Weighted], *, spare: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Apply terms to logits at some of their positions; gives the sum of each, unweighted, and the
+    derivative of their weighted sum, which lies where the logits were if those are `spare`.
+
+    Shapes: logits (p, C); returns (number of terms,) and (p, C).
+    """
+    # What overwrites logits comes last, for then it may have those that are there.
+    order = sorted(range(len(terms)), key=lambda number: terms[number][1].overwrites)
+    values = dict[int, Tensor]()
+    together: Tensor | None = None
+    for number in order:
+        weight, term = terms[number]
+        is_last = number == order[-1]
+        values[number], gradient = term.compare(logits, places, spare=spare and is_last)
+        place, slope = logits if spare and is_last else gradient, term.slope * weight
+        if together is None:
+            together = torch.mul(gradient, slope, out=place)
+        elif isinstance(slope, float):
+            together = torch.add(together, gradient, alpha=slope, out=place)
+        else:
+            together = torch.add(together, gradient.mul_(slope), out=place)
+    assert together is not None, "no losses to compare with"
+    return _sums([values[number] for number in range(len(terms))], terms), together
+
+
+def _sums(values: Sequence[Tensor], terms: Sequence[Weighted]) -> Tensor:
+    """Add up the values of each term over positions. Shapes: values (p,); returns (terms,)."""
+    sums = torch.stack(list(values)).sum(1)
+    factors = [term.factor for _, term in terms]
+    numbers = tuple(factor for factor in factors if isinstance(factor, float))
+    if len(numbers) == len(factors):
+        return sums * constants(numbers, sums)
+    return sums * torch.stack([torch.as_tensor(factor).to(sums) for factor in factors])

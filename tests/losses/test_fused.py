@@ -1,5 +1,6 @@
 """Losses from states and output layer are the losses of logits, in value and in every gradient."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TargetError
-from pipeline.losses import LOSSES, Term, fused_losses, soft_targets
+from pipeline.losses import LOSSES, Term, fused_losses, joined_losses, soft_targets
 from pipeline.losses.fused import _Fused
 from pipeline.losses.hard_labels import hard_labels_term
 from pipeline.losses.soft_targets import soft_targets_term
@@ -29,9 +30,13 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 8 positions, of 3 blocks each."""
+@pytest.fixture(autouse=True, params=["few", "many"])
+def _small_chunks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Chunks of 8 positions, of 3 blocks each, of classes that are few or called many."""
+    if request.param == "many":
+        for module in ("losses.hard_labels", "losses.divergence", "targets.soften"):
+            # Named by its file, for the room has a function of this name.
+            monkeypatch.setattr(sys.modules[f"pipeline.{module}"], "FEW_CLASSES", 0)
     monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", {"cpu": 8 * CLASSES})
     monkeypatch.setattr("pipeline.losses.fused.BLOCK_ELEMENTS", {"cpu": 3 * CLASSES})
 
@@ -89,6 +94,37 @@ def test_fused_losses_are_those_of_whole_logits(
     assert isinstance(whole, Tensor)
     for one, other in zip(grads(total, states, layer), grads(whole, states, layer), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_joined_losses_have_the_gradient_of_their_weighted_sum(
+    options: dict[str, Any], temperature: float
+) -> None:
+    logits = draw(POSITIONS, CLASSES, seed=3).requires_grad_()
+    asked = both(make_targets(**options), temperature)
+    terms = [(weight, TERMS[name](what, **how)) for weight, name, what, how in asked]
+    to_learn_from, values = joined_losses(logits, terms)
+    plain = [LOSSES[name].function(logits, what, **how) for _, name, what, how in asked]
+    torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-5, atol=1e-6)
+    assert not values.requires_grad
+    whole = sum(weight * value for (weight, *_), value in zip(asked, plain, strict=True))
+    assert isinstance(whole, Tensor)
+    (one,), (other,) = (torch.autograd.grad(each * 1.7, logits) for each in (to_learn_from, whole))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("counted", [5.0, torch.tensor(5.0)], ids=["number", "tensor"])
+def test_a_term_at_some_positions_is_the_loss_of_those(counted: Any) -> None:
+    logits, targets = draw(4, CLASSES, seed=4), make_targets(kind="top_k", k=5)
+    at, weighed = torch.tensor([7, 2, 20, 7]), {"weigh_by": "confidence", "temperature": 2.0}
+    term = soft_targets_term(targets, 1.0, **weighed).at(at, counted)
+    own = logits.clone().requires_grad_()
+    to_learn_from, values = joined_losses(own, [(1.0, term), (0.5, hard_labels_term(at, counted))])
+    expected = soft_targets(logits, targets[at], count=counted, **weighed)  # type: ignore[arg-type]
+    assert values[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert values.dtype == torch.float32
+    assert torch.autograd.grad(to_learn_from, own)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
