@@ -75,6 +75,11 @@ def ratios(rounds: Sequence[Sequence[Pair]]) -> list[float]:
     return [median(ours / baseline for ours, baseline in pairs) for pairs in rounds]
 
 
+def ratios_of_rounds(rounds: Sequence[Sequence[Pair]]) -> list[float]:
+    """Divide ours by the baseline, a round by a round: what comes once in many turns counts too."""
+    return [sum(own for own, _ in pairs) / sum(other for _, other in pairs) for pairs in rounds]
+
+
 def environment(threads: int) -> dict[str, str]:
     """Describe the machine and the software, and how busy the machine is."""
     return {

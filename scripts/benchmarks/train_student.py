@@ -15,7 +15,7 @@ from statistics import median
 import torch
 
 import stages.cache_teacher
-from benchmarks.measure import Figure, Options, interleave, ratios, say
+from benchmarks.measure import Figure, Options, interleave, ratios_of_rounds, say
 from benchmarks.setting import setting
 from benchmarks.text_setting import text_setting
 from pipeline.compute import make_accelerator
@@ -135,25 +135,26 @@ def _measure(
     baseline = _trainee(recipe, arguments, from_cache=False)
     turns = min(TURNS, len(ours.stream))
     steps = len(ours.stream) // turns
-    shares = list[float]()
+    waited = list[float]()
 
     def step() -> float:
         ours.stream.waited_s = 0.0
         seconds = ours.step_for(steps)
-        shares.append(ours.stream.waited_s / seconds)
+        waited.append(ours.stream.waited_s)
         return seconds
 
     rounds = interleave(step, lambda: baseline.step_for(steps), options, turns)
     step_ms = 1000 * median(each[1] for pairs in rounds for each in pairs) / steps
     note = f"hard-label step {step_ms:.1f} ms, {steps * turns} steps a round"
-    waited = [
-        median(shares[start : start + turns])
-        for start in range(len(shares) - turns * len(rounds), len(shares), turns)
+    del waited[: len(waited) - turns * len(rounds)]  # a round for warmth
+    shares = [
+        sum(waited[number * turns : (number + 1) * turns]) / sum(each for each, _ in pairs)
+        for number, pairs in enumerate(rounds)
     ]
     what = f"train-student step / hard-label step: {name}"
     return [
-        Figure(what, ratios(rounds), "x", BAR, COMMAND, note),
-        Figure(f"the same, waiting for batches: {name}", waited, "of all", WAITING_BAR, COMMAND),
+        Figure(what, ratios_of_rounds(rounds), "x", BAR, COMMAND, note),
+        Figure(f"the same, waiting for batches: {name}", shares, "of all", WAITING_BAR, COMMAND),
     ]
 
 
