@@ -4,7 +4,7 @@ Those of a batch are widened where they are needed. Of an image they are so few 
 those of a batch takes longer to ask for than to do: those of a window are widened at once.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -86,21 +86,28 @@ class Whole:
     stored: Stored
     followed: dict[Hashable, object] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[type["Whole"], tuple[Stored]]:
+        return Whole, (self.stored,)  # functions follow, which no other process could be given
+
     @cached_property
     def targets(self) -> Targets:
         return self.stored.decode()
 
 
 def find_whole(
+    arrays: Mapping[str, NDArray[Any]],
+    *,
     spec: TargetSpec,
-    fields: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
     basis: Basis | None,
     asked: tuple[str, ...],
 ) -> Whole | None:
-    """Take the targets of a window for one whole, if they are few enough to be widened at once."""
-    if sum(array.nbytes for array in fields.values()) > WHOLE_BYTES:
+    """Take the targets of a window for one whole, if all their fields are among the arrays, and few
+    enough to be widened at once.
+    """
+    if not arrays.keys() >= set(names) or sum(arrays[each].nbytes for each in names) > WHOLE_BYTES:
         return None
-    tensors = {name: torch.from_numpy(array) for name, array in fields.items()}
+    tensors = {name: torch.from_numpy(arrays[name]) for name in names}
     return Whole(Stored(spec, tensors, basis, asked=asked))
 
 

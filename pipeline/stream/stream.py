@@ -37,14 +37,14 @@ from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.shown import check_not_empty, identities_of, shown_views
 from pipeline.stream.slices import Slices
-from pipeline.stream.stored import Picked, Stored, Whole, find_whole
+from pipeline.stream.stored import Picked, Stored, find_whole
 from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.windows.loader import Loader, Parts
 from pipeline.stream.windows.near import Near
 from pipeline.stream.windows.size import choose_window_parts
-from pipeline.stream.windows.window import Finder, Window
+from pipeline.stream.windows.window import Finder
 from pipeline.targets import (
     PseudoLabels,
     decode_feature,
@@ -190,7 +190,12 @@ class Stream(IterableDataset[Batch]):
             )
 
     def _make_loader(self, rows: int, *, check: bool) -> Loader:
+        """Make what reads windows. It does not know this stream, which it would keep alive."""
         cache, wanted = self.cache, (*self._fields, *self._large.names)
+        names, asked, find = self._target_names, tuple(self._statistics), None
+        # Of one cache, and nothing but what lies there.
+        if self.spec and names and not self._beside and OF_TABLE not in asked:
+            find = partial(find_whole, spec=self.spec, names=names, basis=self._basis, asked=asked)
         return Loader(
             cache,
             self.order,
@@ -200,7 +205,7 @@ class Stream(IterableDataset[Batch]):
             unread=set(range(self.order.part_count)) if check else set(),
             fetcher=Fetcher(cache, wanted, check) if cache and cache.spool else None,
             widen=[each.widen for each in (self._chosen, self._beside) if each],
-            find_whole=self._find_whole,
+            find_whole=find,
         )
 
     @property
@@ -380,16 +385,6 @@ class Stream(IterableDataset[Batch]):
             rows = len(next(iter(own.values())))
             statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
         return Stored(self.spec, own, self._basis, statistics, tuple(self._statistics))
-
-    def _find_whole(self, window: Window) -> Whole | None:
-        """Give the targets of a window, where they come from one cache and are nothing but that."""
-        names = self._target_names
-        if self.spec is None or self._beside or OF_TABLE in self._statistics:
-            return None
-        if not names or not window.over_positions.keys() >= set(names):
-            return None
-        fields = {name: window.over_positions[name] for name in names}
-        return find_whole(self.spec, fields, self._basis, tuple(self._statistics))
 
 
 def _in_order(parts: Rows) -> Parts:

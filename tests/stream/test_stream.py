@@ -1,3 +1,4 @@
+import gc
 import tracemalloc
 import weakref
 from collections.abc import Iterator
@@ -264,6 +265,20 @@ def test_only_one_window_is_held(samples: Samples, cache: Cache) -> None:
     stream._loader._read = watched  # type: ignore[method-assign,assignment]  # to look, not to replace
     assert sorted(row for batch in stream for row in numbers(batch)) == list(range(ROWS))
     assert len(alive) == 6
+
+
+def test_what_a_stream_holds_goes_with_it_and_waits_for_no_collector(
+    samples: Samples, cache: Cache
+) -> None:
+    gc.disable()  # files that were mapped would stay mapped until it comes
+    try:
+        stream = Stream(samples, cache, batch_size=3)
+        list(stream)
+        gone = weakref.ref(stream)
+        del stream
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_window_that_is_the_whole_cache_is_read_once(samples: Samples, cache: Cache) -> None:

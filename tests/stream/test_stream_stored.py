@@ -95,6 +95,15 @@ def test_another_process_gets_no_window(cache: Cache) -> None:
     assert_same(there.decode(), batch.targets)
 
 
+def test_a_stream_that_was_learned_from_can_go_to_another_process(cache: Cache) -> None:
+    used = stream(cache, window_parts=5)
+    batches = list(used)
+    for batch in batches:
+        taught(batch, weigh(LOSSES["beside labels"]))
+    there = pickle.loads(pickle.dumps(used))
+    assert [batch.ids for batch in there] == [batch.ids for batch in used]
+
+
 def test_what_is_moved_is_what_is_stored(cache: Cache) -> None:
     batch = next(iter(stream(cache)))
     moved = batch._each(lambda tensor: tensor.clone())
@@ -161,5 +170,7 @@ def test_large_windows_are_left_as_they_are(cache: Cache) -> None:
     for limit, is_whole in ((size, True), (size - 1, False)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "WHOLE_BYTES", limit)
-            found = module.find_whole(window.spec, arrays, None, ())
+            found = module.find_whole(
+                arrays, spec=window.spec, names=list(arrays), basis=None, asked=()
+            )
             assert (found is not None) == is_whole

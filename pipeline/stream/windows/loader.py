@@ -4,7 +4,7 @@ A small cache is one window, read once and for all. Parts are checked when they 
 an object store they come into its spool while a student learns from those before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.store import Cache
@@ -12,12 +12,14 @@ from pipeline.stream.order import Order
 from pipeline.stream.stored import Whole
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields
-from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
+from pipeline.stream.windows.window import Array, Finder, Window, cache_window, sample_window
 
 # Those of a window, in order.
 Parts = tuple[int, ...]
 # Gives a window, of these ranges of rows, further fields.
 Widen = Callable[[Window, Sequence[range]], Window]
+# Gives the targets of a window, of its fields over positions, where those are widened at once.
+FindWhole = Callable[[Mapping[str, Array]], Whole | None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Loader:
     unread: set[int]
     fetcher: Fetcher | None
     widen: Sequence[Widen]
-    find_whole: Callable[[Window], Whole | None]
+    find_whole: FindWhole | None
     held: Loaded | None = None
 
     def follow(self, epoch: int, window: int) -> None:
@@ -57,7 +59,8 @@ class Loader:
         if self.held is None or self.held.parts != parts:
             self.held = None  # let go of the old one before the new one is read
             window = self._read(parts)
-            self.held = Loaded(parts, window, self.find_whole(window))
+            whole = self.find_whole(window.over_positions) if self.find_whole else None
+            self.held = Loaded(parts, window, whole)
         return self.held
 
     def _read(self, parts: Parts) -> Window:
