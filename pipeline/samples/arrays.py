@@ -70,7 +70,7 @@ class ArraySamples:
 
     def _names(self, places: NDArray[np.int64]) -> list[str]:
         if self.id_rows is None:
-            return [str(place) for place in places.tolist()]
+            return list(map(str, places.tolist()))
         names: list[Any] = self._take(self.id_rows, places).tolist()
         if self.id_rows.dtype.kind == "U":
             return names

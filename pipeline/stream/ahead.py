@@ -49,7 +49,15 @@ def in_bursts(source: Iterator[Item], size_of: Callable[[Item], int]) -> Generat
 
     `size_of` gives bytes. The first item comes alone, and says how many come together.
     """
-    count, failure = 1, None
+    for first in islice(source, 1):
+        count = min(MOST_AT_ONCE, AT_ONCE_BYTES // max(1, size_of(first)))
+        yield first
+        del first  # or it would be held as long as there are others
+        yield from source if count < 2 else _in_bursts(source, count)
+
+
+def _in_bursts(source: Iterator[Item], count: int) -> Generator[Item]:
+    failure: Exception | None = None
     while failure is None:
         ready = deque[Item]()
         try:
@@ -57,9 +65,7 @@ def in_bursts(source: Iterator[Item], size_of: Callable[[Item], int]) -> Generat
                 ready.append(item)
         except Exception as error:  # raised when its turn has come
             failure = error
-        if ready:
-            count = max(1, min(MOST_AT_ONCE, AT_ONCE_BYTES // max(1, size_of(ready[0]))))
-        elif failure is None:
+        if not ready and failure is None:
             return
         while ready:
             yield ready.popleft()

@@ -69,7 +69,8 @@ def test_a_burst_is_no_larger_than_a_cache(size: int, burst: int) -> None:
     assert len(made) == 1 + burst
 
 
-def test_what_was_handed_out_of_a_burst_is_let_go() -> None:
+@pytest.mark.parametrize("size", [1, AT_ONCE_BYTES])
+def test_what_was_handed_out_is_let_go(size: int) -> None:
     class Thing:
         """Something to look after."""
 
@@ -77,11 +78,11 @@ def test_what_was_handed_out_of_a_burst_is_let_go() -> None:
         while True:
             yield Thing()
 
-    taken = in_bursts(things(), lambda item: 1)
-    next(taken)
-    seen = weakref.ref(next(taken))
-    next(taken)
-    assert seen() is None
+    taken = in_bursts(things(), lambda item: size)
+    for _ in range(3):
+        seen = weakref.ref(next(taken))
+        next(taken)
+        assert seen() is None
 
 
 def test_no_more_is_prepared_than_asked_for() -> None:
