@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -86,9 +87,6 @@ class Whole:
     stored: Stored
     followed: dict[Hashable, object] = field(default_factory=dict)
 
-    def __reduce__(self) -> tuple[type["Whole"], tuple[Stored]]:
-        return Whole, (self.stored,)  # functions follow, which no other process could be given
-
     @cached_property
     def targets(self) -> Targets:
         return self.stored.decode()
@@ -148,7 +146,10 @@ class Picked:
 
     def apart(self) -> Stored:
         """Copy what is stored at these positions, which holds on to no window."""
-        return self.whole.stored.each(lambda tensor: tensor.index_select(0, self.at))
+        at = self.at.numpy()  # torch cannot pick what is of some widths of integers
+        return self.whole.stored.each(
+            lambda tensor: torch.from_numpy(np.take(tensor.numpy(), at, axis=0))
+        )
 
     def without_positions(self) -> "Picked":
         return Picked(self.whole, self.at[:0])

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import fields, replace
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -27,11 +28,12 @@ LOSSES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """20 rows in 5 parts."""
+@pytest.fixture(scope="module", params=[CLASSES, 300, 70_000])
+def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Cache:
+    """20 rows in 5 parts, of so many classes that each takes one, two or four bytes."""
     folder = tmp_path_factory.mktemp("stored") / "cache"
-    return make_cache(folder, make_samples(ROWS), rows_per_part=4)
+    logits = torch.randn(ROWS, request.param, generator=torch.Generator().manual_seed(1))
+    return make_cache(folder, make_samples(ROWS), rows_per_part=4, logits=logits)
 
 
 def stream(cache: Cache, **options: Any) -> Stream:
@@ -89,7 +91,7 @@ def test_a_batch_is_the_same_whatever_is_widened_at_once(
 def test_another_process_gets_no_window(cache: Cache) -> None:
     batch = next(iter(stream(cache)))
     assert isinstance(batch.stored, Picked)
-    there = pickle.loads(pickle.dumps(batch.stored))
+    there = ForkingPickler.loads(ForkingPickler.dumps(batch.stored))
     assert isinstance(there, Stored)
     assert len(there) == 7
     assert_same(there.decode(), batch.targets)
@@ -131,7 +133,8 @@ def test_a_window_is_widened_once_and_only_if_somebody_asks(
 
 def taught(batch: Batch, losses: list[WeightedLoss]) -> tuple[Sums, list[Tensor]]:
     torch.manual_seed(0)
-    network = Network(nn.Linear(3, CLASSES))
+    assert batch.known is not None
+    network = Network(nn.Linear(3, batch.known.class_count))
     counts = count_positions(losses, [batch])
     sums, values = match(network(batch.inputs), batch, losses, counts)
     parameters = list(network.model.parameters())

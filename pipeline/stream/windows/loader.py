@@ -6,6 +6,7 @@ an object store they come into its spool while a student learns from those befor
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.store import Cache
 from pipeline.stream.order import Order
@@ -45,6 +46,9 @@ class Loader:
     widen: Sequence[Widen]
     find_whole: FindWhole | None
     held: Loaded | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "held": None}  # another process reads its own
 
     def follow(self, epoch: int, window: int) -> None:
         """Let the parts of a window of an epoch come, and those of the next."""
