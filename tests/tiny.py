@@ -1,6 +1,7 @@
 """Samples, targets and caches of a few hundred bytes, whose every value follows from its row."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.store import (
     open_cache,
     write_plan,
 )
-from pipeline.targets import TargetSpec, encode, target_fields
+from pipeline.targets import Targets, TargetSpec, encode, target_fields
 
 CLASSES = 5
 
@@ -86,3 +87,19 @@ def make_cache(  # noqa: PLR0913
             commit_part(folder, plan, part, table, arrays, {"labelled": len(rows)})
     finish(folder, plan)
     return open_cache(folder)
+
+
+def assert_same_targets(one: object, other: object) -> None:
+    """Prove that targets say the same, wherever the first ones are."""
+    assert isinstance(one, Targets)
+    assert isinstance(other, Targets)
+    for name in (each.name for each in fields(Targets)):
+        there, here = getattr(one, name), getattr(other, name)
+        if isinstance(here, torch.Tensor):
+            assert there.dtype == here.dtype
+            torch.testing.assert_close(there.cpu(), here, msg=name)
+        elif name != "statistics":
+            assert there == here
+    assert one.statistics.keys() == other.statistics.keys()
+    for name, here in other.statistics.items():
+        torch.testing.assert_close(one.statistics[name].cpu(), here)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.losses.term import Term
-from pipeline.targets import constants
 
 # A loss, and its weight among others.
 Weighted = tuple[float, Term]
@@ -142,7 +141,9 @@ def compare_all_terms(
     for number in order:
         weight, term = terms[number]
         is_last = number == order[-1]
-        values[number], gradient = term.compare(logits, places, spare=spare and is_last)
+        value, gradient = term.compare(logits, places, spare=spare and is_last)
+        # By a number, and not all by a tensor of numbers: to make one, a GPU would be waited for.
+        values[number] = value * term.factor
         place, slope = logits if spare and is_last else gradient, term.slope * weight
         if together is None:
             together = torch.mul(gradient, slope, out=place)
@@ -151,14 +152,4 @@ def compare_all_terms(
         else:
             together = torch.add(together, gradient.mul_(slope), out=place)
     assert together is not None, "no losses to compare with"
-    return _sums([values[number] for number in range(len(terms))], terms), together
-
-
-def _sums(values: Sequence[Tensor], terms: Sequence[Weighted]) -> Tensor:
-    """Add up the values of each term over positions. Shapes: values (p,); returns (terms,)."""
-    sums = torch.stack(list(values)).sum(1)
-    factors = [term.factor for _, term in terms]
-    numbers = tuple(factor for factor in factors if isinstance(factor, float))
-    if len(numbers) == len(factors):
-        return sums * constants(numbers, sums)
-    return sums * torch.stack([torch.as_tensor(factor).to(sums) for factor in factors])
+    return torch.stack([values[number] for number in range(len(terms))]).sum(1), together

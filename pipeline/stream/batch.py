@@ -66,7 +66,7 @@ class Batch:
         return self.stored if self.made is None else self.made
 
     @property
-    def compared(self) -> Picked | Targets | Mixture | None:
+    def to_match(self) -> Picked | Targets | Mixture | None:
         """The soft targets for those who know what follows from a whole window of them."""
         known = self.known
         return known if isinstance(known, Picked) else self.targets
@@ -132,7 +132,9 @@ class Held:
         mixed = Mixed(read.mixed.labels[:0], read.mixed.shares[:0]) if read.mixed else None
         nothing = SampleBatch([], read.inputs[:0], read.labels[:0], mixed)
         fields = {name: array[:0] for name, array in self.fields.items()}
-        return Held(nothing, fields, None if picked is None else picked.without_positions())
+        return Held(
+            nothing, fields, None if picked is None else Picked(picked.whole, picked.at[:0])
+        )
 
     def all_fields(self) -> Fields:
         """Give the fields with those of the targets."""

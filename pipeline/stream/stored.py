@@ -85,7 +85,7 @@ class Whole:
     """
 
     stored: Stored
-    followed: dict[Hashable, object] = field(default_factory=dict)
+    derived: dict[Hashable, Any] = field(default_factory=dict)
 
     @cached_property
     def targets(self) -> Targets:
@@ -151,18 +151,15 @@ class Picked:
             lambda tensor: torch.from_numpy(np.take(tensor.numpy(), at, axis=0))
         )
 
-    def without_positions(self) -> "Picked":
-        return Picked(self.whole, self.at[:0])
-
     def each(self, change: Change) -> Stored:
         """Change every tensor, of a copy."""
         return self.apart().each(change)
 
-    def follow(self, key: Hashable, make: Callable[[Targets], Made]) -> Made:
+    def derive(self, key: Hashable, make: Callable[[Targets], Made]) -> Made:
         """Give what follows from all targets of the window, made once."""
-        if key not in self.whole.followed:
-            self.whole.followed[key] = make(self.whole.targets)
-        made: Made = self.whole.followed[key]  # type: ignore[assignment]  # as the key says
+        if key not in self.whole.derived:
+            self.whole.derived[key] = make(self.whole.targets)
+        made: Made = self.whole.derived[key]
         return made
 
 

@@ -210,9 +210,8 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     assert make, "a loss of features is not applied to logits"
     if isinstance(reference, Picked):
         key = (make, *sorted(settings.items()))
-        return reference.follow(key, lambda whole: make(whole, 1.0, **settings)).at(
-            reference.at, count
-        )
+        of_window = reference.derive(key, lambda targets: make(targets, 1.0, **settings))
+        return of_window.at(reference.at, count)
     return make(reference, count, **settings)
 
 
@@ -229,6 +228,6 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[T
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
     if loss.loss.needs == "targets":
-        return batch.compared
+        return batch.to_match
     found = getattr(batch, loss.loss.needs)
     return found if loss.feature is None else found.get(loss.feature)

@@ -1,9 +1,10 @@
 """What a batch is compared with goes to a device as narrow as it lies in a cache."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny import assert_same_targets
 
 from pipeline.stream.batch import Batch, as_tensor
 from pipeline.stream.stored import Stored
@@ -26,19 +27,6 @@ def make_batch(kind: str = "top_k", asked: tuple[str, ...] = ()) -> Batch:
     stored = Stored(spec, kept, None, weights, asked)
     ids = [f"s{row}" for row in range(POSITIONS)]
     return Batch(ids, torch.zeros(POSITIONS, 1), torch.arange(POSITIONS), stored)
-
-
-def same(one: Targets, other: Targets) -> None:
-    for name in (each.name for each in fields(Targets)):
-        there, here = getattr(one, name), getattr(other, name)
-        if isinstance(here, torch.Tensor):
-            assert there.dtype == here.dtype
-            torch.testing.assert_close(there.cpu(), here, msg=name)
-        elif name != "statistics":
-            assert there == here
-    assert one.statistics.keys() == other.statistics.keys()
-    for name, here in other.statistics.items():
-        torch.testing.assert_close(one.statistics[name].cpu(), here)
 
 
 def test_what_is_known_of_targets_is_counted_before_they_are_widened() -> None:
@@ -92,7 +80,7 @@ def test_targets_are_widened_on_a_gpu_as_they_are_here(kind: str, pinned: bool) 
     assert isinstance(there.targets, Targets)
     assert isinstance(batch.targets, Targets)
     assert there.targets.logits.device.type == "cuda"
-    same(there.targets, batch.targets)
+    assert_same_targets(there.targets, batch.targets)
 
 
 @pytest.mark.gpu

@@ -1,13 +1,13 @@
 """Targets of few bytes are widened for a window at once, and say the same as a batch's own."""
 
 import pickle
-from dataclasses import fields, replace
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, make_cache, make_samples
+from tiny import CLASSES, assert_same_targets, make_cache, make_samples
 from torch import Tensor, nn
 
 from pipeline.models import Network
@@ -47,19 +47,6 @@ def apart(batch: Batch) -> Batch:
     return replace(batch, stored=batch.stored.apart())
 
 
-def assert_same(one: object, other: object) -> None:
-    assert isinstance(one, Targets)
-    assert isinstance(other, Targets)
-    for name in (each.name for each in fields(Targets)):
-        there, here = getattr(one, name), getattr(other, name)
-        if isinstance(here, Tensor):
-            assert torch.equal(there, here), name
-        elif name != "statistics":
-            assert there == here
-    assert one.statistics.keys() == other.statistics.keys()
-    assert all(torch.equal(one.statistics[name], other.statistics[name]) for name in one.statistics)
-
-
 def test_places_of_a_window_say_what_a_batch_of_its_own_does(cache: Cache) -> None:
     batches = list(stream(cache))
     picked = [batch for batch in batches if isinstance(batch.stored, Picked)]
@@ -68,7 +55,7 @@ def test_places_of_a_window_say_what_a_batch_of_its_own_does(cache: Cache) -> No
     assert across  # and one that lies in two
     for batch in picked:
         assert isinstance(batch.stored, Picked)
-        assert_same(batch.targets, apart(batch).targets)
+        assert_same_targets(batch.targets, apart(batch).targets)
         own = batch.stored.apart()
         assert (len(own), own.class_count) == (len(batch.stored), batch.stored.class_count)
         for name, values in own.statistics.items():
@@ -85,7 +72,7 @@ def test_a_batch_is_the_same_whatever_is_widened_at_once(
     for one, other in zip(stream(cache), at_once, strict=True):
         assert isinstance(one.stored, Stored)
         assert one.ids == other.ids
-        assert_same(one.targets, other.targets)
+        assert_same_targets(one.targets, other.targets)
 
 
 def test_another_process_gets_no_window(cache: Cache) -> None:
@@ -94,7 +81,7 @@ def test_another_process_gets_no_window(cache: Cache) -> None:
     there = ForkingPickler.loads(ForkingPickler.dumps(batch.stored))
     assert isinstance(there, Stored)
     assert len(there) == 7
-    assert_same(there.decode(), batch.targets)
+    assert_same_targets(there.decode(), batch.targets)
 
 
 def test_a_stream_that_was_learned_from_can_go_to_another_process(cache: Cache) -> None:
@@ -110,7 +97,7 @@ def test_what_is_moved_is_what_is_stored(cache: Cache) -> None:
     batch = next(iter(stream(cache)))
     moved = batch._each(lambda tensor: tensor.clone())
     assert isinstance(moved.stored, Stored)
-    assert_same(moved.targets, batch.targets)
+    assert_same_targets(moved.targets, batch.targets)
 
 
 def test_a_window_is_widened_once_and_only_if_somebody_asks(
@@ -157,7 +144,7 @@ def test_a_loss_asks_a_window_once_for_each_of_its_settings(cache: Cache) -> Non
     for batch in batches:
         taught(batch, weigh(LOSSES["at two temperatures"]))
     (whole,) = {id(each): each for each in map(whole_of, batches)}.values()
-    assert len(whole.followed) == 2
+    assert len(whole.derived) == 2
 
 
 def whole_of(batch: Batch) -> Whole:
