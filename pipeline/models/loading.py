@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.errors import ModelError
 from pipeline.factories import did_you_mean, load_factory
@@ -55,11 +56,22 @@ def load_python(  # noqa: PLR0913
             f"{where}.factory: '{factory}' returned a {type(model).__name__}; "
             "allowed is a torch.nn.Module. Return the model itself."
         )
+    _refuse_lazy(model, f"{where}.factory: '{factory}'")
     network = Network(model, where=where, mean=mean, std=std, task=task)
     if checkpoint is not None:
         weights = read_weights(base / checkpoint, f"{where}.checkpoint")
         load_weights(model, weights, f"{where}.checkpoint")
     return network
+
+
+def _refuse_lazy(model: nn.Module, what: str) -> None:
+    """Refuse weights of no size yet: they have no digest, and nothing could be loaded into them."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ModelError(
+                f"{what} returned a model whose '{name}' has no size before it is run. Give its "
+                "layers their sizes, or let the factory run it once."
+            )
 
 
 def _checked_arguments(

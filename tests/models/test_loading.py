@@ -22,6 +22,9 @@ def small(width=4):
 def number():
     return 7
 
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
 def broken():
     raise TypeError("inside the user's function")
 """
@@ -138,6 +141,15 @@ def test_factory_of_something_else_is_refused(base: Path) -> None:
     assert str(caught.value) == (
         "teacher.model.factory: 'my_models:number' returned a int; "
         "allowed is a torch.nn.Module. Return the model itself."
+    )
+
+
+def test_a_model_whose_sizes_a_first_batch_would_tell_is_refused(base: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load(base, factory="my_models:lazy")
+    assert str(caught.value) == (
+        "teacher.model.factory: 'my_models:lazy' returned a model whose '1.weight' has no size "
+        "before it is run. Give its layers their sizes, or let the factory run it once."
     )
 
 
