@@ -1,4 +1,4 @@
-"""The accelerate object that a training loop runs on: device, precision, accumulation.
+"""The accelerate object that a training loop runs on: device and precision.
 
 It builds; it does not know the model, the losses or the loop. Of several ranks each has one of its
 own, which knows of no other: what they share goes through `Ranks`.
@@ -21,7 +21,7 @@ MIXED_PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
 OF_RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 
-def make_accelerator(precision: str, *, device: torch.device, accumulate: int = 1) -> "Accelerator":
+def make_accelerator(precision: str, *, device: torch.device) -> "Accelerator":
     """Build an Accelerator for this device; weights stay float32, `bfloat16` means autocast.
 
     Raises: PipelineError if training in this precision is not possible.
@@ -44,7 +44,6 @@ def make_accelerator(precision: str, *, device: torch.device, accumulate: int = 
             stack.enter_context(_environment(name, None))
         return Accelerator(
             mixed_precision=MIXED_PRECISIONS[precision],
-            gradient_accumulation_steps=accumulate,
             cpu=device.type == "cpu",
         )
 

@@ -28,17 +28,16 @@ BLOCK_ELEMENTS = {"cpu": 2**19}
 
 
 def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[Tensor, Tensor]:
-    """Give a number to learn from, whose gradient is that of all weighted losses together, and the
-    losses themselves, unweighted.
+    """Give the losses of logits, unweighted, and the derivative of their weighted sum.
 
-    That number is no loss: it is the logits times their gradient, which autograd need not be told.
+    Backpropagation begins with that: autograd is told of no operation of theirs.
 
-    Shapes: logits (P, C); returns () and (number of terms,), the latter without gradient.
+    Shapes: logits (P, C); returns (number of terms,) and (P, C), both without a graph.
     """
     assert all(term.positions == len(logits) for _, term in terms), "targets of other positions"
     with torch.no_grad():
         values, gradient = compare_all_terms(logits, slice(0, len(logits)), terms)
-    return (logits * gradient).sum(), values
+    return values, gradient.to(logits.dtype)
 
 
 def fused_losses(

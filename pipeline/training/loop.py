@@ -8,8 +8,6 @@ several ranks each runs it on its own rows; steps, means and decisions are those
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
@@ -24,11 +22,11 @@ from pipeline.training.match import (
     Sums,
     WeightedLoss,
     count_positions,
-    gradient_norms,
     match,
     relate_batch,
 )
 from pipeline.training.optimizer import SCHEDULES
+from pipeline.training.roots import backpropagate, gradient_norms
 from pipeline.training.together import add_gradients, share_buffers, trained
 
 Metrics = dict[str, float]
@@ -203,8 +201,7 @@ def _step(
         if apart:
             norms = gradient_norms(sums, learner.network.model, learner.ranks)
             shares = _shares(losses, norms)
-        if batch.ids:
-            learner.accelerator.backward(reduce(add, sums))
+        backpropagate([root for roots in sums for root in roots])
         for each, term in zip(losses, told(), strict=True):
             values[each.name] += term
         _check_finite(values, batch, step)
@@ -231,8 +228,7 @@ def _compare(
         output = learner.network(batch.inputs.to(learner.accelerator.device, non_blocking=True))
     related = relate_batch(output, batch, losses, learner.ranks)
     if output is None:
-        nothing = torch.zeros(len(losses))
-        return list(nothing), nothing
+        return [[] for _ in losses], torch.zeros(len(losses))
     # A head of many classes is applied there, and is a part of the student.
     with learner.accelerator.autocast():
         return match(output, batch, losses, counts, apart=apart, related=related)

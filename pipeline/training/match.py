@@ -5,12 +5,10 @@ Knows a batch, an output and weighted losses; neither steps nor optimisers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.compute import Ranks
 from pipeline.losses import LOSSES, Loss, Term, fused_losses, joined_losses
@@ -18,7 +16,7 @@ from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
 from pipeline.stream import Batch, Blended, Picked
 from pipeline.training.related import AllRelated, Related, relate
-from pipeline.training.together import trained
+from pipeline.training.roots import Root
 
 AnyBatch = Batch | Blended
 
@@ -41,9 +39,8 @@ class WeightedLoss:
 
 # A loss, what it compares with, and over how many positions it is averaged.
 Asked = tuple[WeightedLoss, Any, float]
-# Numbers with the gradients of weighted sums, to be added up and learned from, whatever they are;
-# and each loss as it is. Shapes: () and (losses,).
-Sums = tuple[list[Tensor], Tensor]
+# The roots of each weighted sum, and each loss as it is, without its weight. Shapes: (losses,).
+Sums = tuple[list[list[Root]], Tensor]
 
 
 def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
@@ -127,8 +124,8 @@ def match(
     sums = [_match_logits(output, group) for group in groups]
     sums += [_match_feature(output, each, related[0]) for each in asked[len(of_logits) :]]
     if len(sums) == 1:
-        return [sums[0][0]], sums[0][1]
-    return [total for total, _ in sums], torch.cat([terms for _, terms in sums])
+        return [[sums[0][0]]], sums[0][1]
+    return [[root] for root, _ in sums], torch.cat([terms for _, terms in sums])
 
 
 def _match_blended(
@@ -143,9 +140,9 @@ def _match_blended(
     """Let each dataset be compared by the losses that have something to compare there."""
     pieces = split_output(output, [len(batch.ids) for batch in blended.batches])
     values = torch.zeros(len(losses), device=output.positions.device)
-    sums = list[Tensor]()
+    sums = list[list[Root]]()
     for group in [[place] for place in range(len(losses))] if apart else [range(len(losses))]:
-        found = list[Tensor]()
+        found = list[Root]()  # none where nothing is compared
         for number, (own, batch) in enumerate(zip(pieces, blended.batches, strict=True)):
             here = [place for place in group if _count(batch, losses[place])]
             if here:
@@ -156,53 +153,23 @@ def _match_blended(
                     [counts[place] for place in here],
                     related=related[number : number + 1] or ({},),
                 )
-                found += totals
+                found += [root for roots in totals for root in roots]
                 values[here] += terms.to(values)
-        # Where nothing is compared there is no gradient either.
-        sums += found if not apart else [reduce(add, found) if found else output.states.sum() * 0]
+        sums.append(found)
     return sums, values
 
 
-def gradient_norms(
-    sums: Sequence[Tensor], model: nn.Module, ranks: Ranks | None = None
-) -> list[float]:
-    """Measure the gradient of each sum over all of the student's parameters; the graph is kept.
-
-    Of several ranks the gradients are added up, and all get the norms of that.
-    """
-    parameters, norms = trained(model), []
-    for total in sums:
-        found: Sequence[Tensor | None] = [None] * len(parameters)
-        if total.requires_grad:
-            found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
-        if ranks and ranks.size > 1:
-            found = [_add_up(found, parameters, ranks)]
-        squares = [each.detach().float().square().sum() for each in found if each is not None]
-        norms.append(float(sum(squares)) ** 0.5)
-    return norms
-
-
-def _add_up(
-    gradients: Sequence[Tensor | None], parameters: Sequence[Tensor], ranks: Ranks
-) -> Tensor:
-    """Add gradients up over ranks, as one vector. Shapes: returns (number of weights,)."""
-    pairs = zip(gradients, parameters, strict=True)
-    joined = torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs]
-    )
-    ranks.add_tensor(joined)
-    return joined
-
-
-def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Tensor, Tensor]:
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Root, Tensor]:
     (each, reference, count), *others = asked
     if each.loss.is_native and not others and output.layer is None:
         value = each.loss.function(output.logits, reference, count=count, **each.settings)
-        return each.weight * value, value.detach()[None]
+        return Root(each.weight * value), value.detach()[None]
     terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
     if output.layer is not None:  # logits of many classes are never all there
-        return fused_losses(output.states, output.layer, terms)
-    return joined_losses(output.logits, terms)
+        total, values = fused_losses(output.states, output.layer, terms)
+        return Root(total), values
+    values, gradient = joined_losses(output.logits, terms)
+    return Root(output.logits, gradient), values
 
 
 def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
@@ -215,7 +182,7 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     return make(reference, count, **settings)
 
 
-def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Tensor, Tensor]:
+def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Root, Tensor]:
     loss, reference, count = asked
     alone = Related(output.features[loss.name], reference, 1.0)
     found = related.get(loss.name, alone)
@@ -223,7 +190,7 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[T
     # Autocast is for the student: small differences of features would be lost.
     with torch.autocast(own.device.type, enabled=False):
         term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
-    return loss.weight * term, term.detach()[None] * found.share
+    return Root(loss.weight * term), term.detach()[None] * found.share
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:

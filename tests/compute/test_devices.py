@@ -102,7 +102,7 @@ def test_accelerator_trains_in_each_precision_and_says_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    accelerator = make_accelerator(precision, device=CPU, accumulate=2)
+    accelerator = make_accelerator(precision, device=CPU)
     network = torch.nn.Linear(3, 2)
     model, optimizer = accelerator.prepare(network, torch.optim.SGD(network.parameters(), lr=0.1))
     with accelerator.autocast():
@@ -111,7 +111,6 @@ def test_accelerator_trains_in_each_precision_and_says_nothing(
     optimizer.step()
     assert hidden.dtype == getattr(torch, precision)
     assert accelerator.device == CPU
-    assert accelerator.gradient_accumulation_steps == 2
     assert os.listdir(tmp_path) == []
     assert capfd.readouterr() == ("", "")
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ

@@ -16,7 +16,8 @@ from pipeline.models import Network, Output, Tap
 from pipeline.samples.arrays import ArraySamples
 from pipeline.stream import Batch, Stream
 from pipeline.training.loop import Learner, Progress, train
-from pipeline.training.match import WeightedLoss, gradient_norms, match, weigh
+from pipeline.training.match import WeightedLoss, match, weigh
+from pipeline.training.roots import gradient_norms
 
 CPU = torch.device("cpu")
 HARD = {"kind": "hard_labels", "weight": 1.0}
@@ -192,7 +193,8 @@ def test_losses_in_chunks_have_shares_as_well() -> None:
     assert norms[1] == pytest.approx(3 * norms[0], rel=1e-5)
     together, same = match(output, batch, losses, [8.0, 8.0])
     assert len(together) == 1
-    assert torch.allclose(together[0], torch.stack(sums).sum())
+    (whole,), parts = together[0], [root.value for (root,) in sums]
+    assert torch.allclose(whole.value, torch.stack(parts).sum())
     assert torch.allclose(terms, same)
 
 
