@@ -8,7 +8,7 @@ a `Term` as well can be computed from states and an output layer, without logits
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -19,7 +19,12 @@ from pipeline.losses.features.hint import hint
 from pipeline.losses.features.projection import make_projection
 from pipeline.losses.features.relations import relational_angle, relational_distance, similarity
 from pipeline.losses.fused import fused_losses, joined_losses
-from pipeline.losses.hard_labels import count_labelled, hard_labels, hard_labels_term
+from pipeline.losses.hard_labels import (
+    count_labelled,
+    hard_labels,
+    hard_labels_term,
+    sum_hard_labels,
+)
 from pipeline.losses.pseudo_labels import count_pseudo, pseudo_labels, pseudo_labels_term
 from pipeline.losses.soft_targets import count_soft, soft_targets, soft_targets_term
 from pipeline.losses.term import Term
@@ -36,13 +41,15 @@ class Loss:
     term: Callable[..., Term] | None
     # Whether it compares the samples of a batch with each other, so that it needs all of them.
     is_between_samples: bool = False
-    # Whether torch differentiates it by itself, which is quicker where it is the only one.
-    is_native: bool = False
+    # Its sum, where torch differentiates it by itself: quicker where it is the only one.
+    native: Callable[[Tensor, Any], Tensor] | None = None
 
 
 LOSSES: dict[str, Loss] = {
     "soft_targets": Loss(soft_targets, "targets", count_soft, soft_targets_term),
-    "hard_labels": Loss(hard_labels, "labels", count_labelled, hard_labels_term, is_native=True),
+    "hard_labels": Loss(
+        hard_labels, "labels", count_labelled, hard_labels_term, native=sum_hard_labels
+    ),
     "pseudo_labels": Loss(pseudo_labels, "pseudo_labels", count_pseudo, pseudo_labels_term),
     "cosine": Loss(cosine, "features", count_entries, None),
     "hint": Loss(hint, "features", count_entries, None),

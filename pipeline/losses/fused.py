@@ -27,17 +27,19 @@ CHUNK_ELEMENTS_ELSEWHERE = 2**26
 BLOCK_ELEMENTS = {"cpu": 2**19}
 
 
-def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[Tensor, Tensor]:
-    """Give the losses of logits, unweighted, and the derivative of their weighted sum.
+def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[list[Tensor], Tensor]:
+    """Give of each loss of logits the sum over positions, and the derivative of the weighted sum of
+    all losses.
 
-    Backpropagation begins with that: autograd is told of no operation of theirs.
+    Backpropagation begins with that: autograd is told of no operation of theirs. A loss is its sum
+    times its term's factor.
 
-    Shapes: logits (P, C); returns (number of terms,) and (P, C), both without a graph.
+    Shapes: logits (P, C); returns () each, and (P, C), all without a graph.
     """
     assert all(term.positions == len(logits) for _, term in terms), "targets of other positions"
     with torch.no_grad():
-        values, gradient = compare_all_terms(logits, slice(0, len(logits)), terms)
-    return values, gradient.to(logits.dtype)
+        values, gradient = _compare_all(logits, slice(0, len(logits)), terms)
+        return [each.sum() for each in values], gradient.to(logits.dtype)
 
 
 def fused_losses(
@@ -120,18 +122,20 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) 
     for first in range(0, len(logits), size):
         block = logits[first : first + size]
         places = slice(start + first, start + first + len(block))
-        found, _ = compare_all_terms(block, places, terms, spare=True)
-        values += found
+        found, _ = _compare_all(block, places, terms, spare=True)
+        # By numbers, and not by a tensor of them: to make one, a GPU would be waited for.
+        scaled = [value * term.factor for value, (_, term) in zip(found, terms, strict=True)]
+        values += torch.stack(scaled).sum(1)
     return values
 
 
-def compare_all_terms(
+def _compare_all(
     logits: Tensor, places: slice, terms: Sequence[Weighted], *, spare: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Apply terms to logits at some of their positions; gives the sum of each, unweighted, and the
+) -> tuple[list[Tensor], Tensor]:
+    """Apply terms to logits at some of their positions; gives a number a position for each, and the
     derivative of their weighted sum, which lies where the logits were if those are `spare`.
 
-    Shapes: logits (p, C); returns (number of terms,) and (p, C).
+    Shapes: logits (p, C); returns (p,) each, and (p, C).
     """
     # What overwrites logits comes last, for then it may have those that are there.
     order = sorted(range(len(terms)), key=lambda number: terms[number][1].overwrites)
@@ -141,8 +145,7 @@ def compare_all_terms(
         weight, term = terms[number]
         is_last = number == order[-1]
         value, gradient = term.compare(logits, places, spare=spare and is_last)
-        # By a number, and not all by a tensor of numbers: to make one, a GPU would be waited for.
-        values[number] = value * term.factor
+        values[number] = value
         place, slope = logits if spare and is_last else gradient, term.slope * weight
         if together is None:
             together = torch.mul(gradient, slope, out=place)
@@ -151,4 +154,4 @@ def compare_all_terms(
         else:
             together = torch.add(together, gradient.mul_(slope), out=place)
     assert together is not None, "no losses to compare with"
-    return torch.stack([values[number] for number in range(len(terms))]).sum(1), together
+    return [values[number] for number in range(len(terms))], together

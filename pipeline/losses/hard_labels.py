@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
 from pipeline.losses.term import Places, Term, apply, cut
-from pipeline.targets import FEW_CLASSES, MixedLabels, constants, softmax
+from pipeline.targets import FEW_CLASSES, MixedLabels, constants, one_hot, softmax
 
 UNLABELLED = -1
 Labels = Tensor | MixedLabels
@@ -26,13 +26,18 @@ def hard_labels(
     Raises: TargetError if a label is not a class of the student.
     Source: of mixed labels, Zhang et al. 2018, arXiv:1710.09412, section 2.
     """
+    total = sum_hard_labels(student_logits, labels)
+    return scaled(total, share(count_labelled(labels) if count is None else count))
+
+
+def sum_hard_labels(student_logits: Tensor, labels: Labels) -> Tensor:
+    """Add up what `hard_labels` averages. Shapes: as there."""
     if isinstance(labels, MixedLabels):
-        return apply(hard_labels_term(labels, count), student_logits)
+        return apply(hard_labels_term(labels, 1.0), student_logits)
     check_labels(student_logits, labels)
-    total = cross_entropy(
+    return cross_entropy(
         at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
     )
-    return scaled(total, share(count_labelled(labels) if count is None else count))
 
 
 def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Term:
@@ -54,19 +59,20 @@ def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor
 
     Shapes: logits (p, C), labels (p,); returns (p,) and (p, C).
     """
-    at = (labels if all_known else labels.clamp(min=0))[:, None]
+    at = labels if all_known else labels.clamp(min=0)
     if logits.shape[1] < FEW_CLASSES:
         log_probs = logits.log_softmax(1)
-        value = log_probs.gather(1, at).neg_()
-        probs = log_probs.exp_()
+        value = nll_loss(log_probs, at, reduction="none")
+        gradient = log_probs.exp_().sub_(one_hot(logits.shape[1], logits).index_select(0, at))
     else:
         probs, log_sum = softmax(logits)
-        value = log_sum.sub_(logits.gather(1, at))
-    gradient = probs.scatter_add_(1, at, constants((-1.0,), probs).expand(len(at), 1))
+        value = log_sum.sub_(logits.gather(1, at[:, None]))[:, 0]
+        ones = constants((-1.0,), probs).expand(len(at), 1)
+        gradient = probs.scatter_add_(1, at[:, None], ones)
     if all_known:
-        return value[:, 0], gradient
+        return value, gradient
     known = labels != UNLABELLED
-    return torch.where(known, value[:, 0], 0.0), gradient.mul_(known[:, None])
+    return torch.where(known, value, 0.0), gradient.mul_(known[:, None])
 
 
 def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:

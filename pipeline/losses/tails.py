@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.losses.divergence import Divergence, Probs, normalise
 from pipeline.losses.term import Places, cut
 from pipeline.targets import (
+    FEW_CLASSES,
     Targets,
     log_tail_sum,
     low_rank_probs,
@@ -45,7 +46,10 @@ def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compa
             teacher = torch.empty_like(teacher).scatter_(1, at, teacher)
         return normalise(teacher)
 
-    return compare_all(rebuild, divergence)
+    if targets.class_count >= FEW_CLASSES:
+        return compare_all(rebuild, divergence)
+    taught = rebuild(slice(0, len(targets)))
+    return compare_all(lambda places: cut(taught, places), divergence)
 
 
 def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Compare:

@@ -201,6 +201,20 @@ def _made_constants(numbers: tuple[float, ...], dtype: torch.dtype, device: torc
         return torch.tensor(numbers, dtype=dtype, device=device)
 
 
+def one_hot(class_count: int, like: Tensor) -> Tensor:
+    """Make a row for each class that is certain of it, once for each device and dtype.
+
+    Shapes: returns (C, C).
+    """
+    return _made_one_hot(class_count, like.dtype, like.device)
+
+
+@lru_cache(maxsize=16)
+def _made_one_hot(class_count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.eye(class_count, dtype=dtype, device=device)
+
+
 def kept_mass(targets: Targets, temperature: float) -> Tensor:
     """Measure the probability that the kept classes cover. Shapes: returns (P,)."""
     return soften(targets, temperature).log_probs.exp().sum(1)

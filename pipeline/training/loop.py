@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipeline.compute import Ranks, tell_later
+from pipeline.compute import Ranks
 from pipeline.errors import PipelineError
 from pipeline.models import Network, Tap
 from pipeline.stream import Blend, Stream
@@ -24,6 +24,7 @@ from pipeline.training.match import (
     count_positions,
     match,
     relate_batch,
+    tell,
 )
 from pipeline.training.optimizer import SCHEDULES
 from pipeline.training.roots import backpropagate, gradient_norms
@@ -197,7 +198,7 @@ def _step(
     for number, batch in enumerate(batches):
         apart = measured and number == 0
         sums, terms = _compare(learner, batch, losses, counts, apart=apart)
-        told = tell_later(terms)
+        told = tell(terms)
         if apart:
             norms = gradient_norms(sums, learner.network.model, learner.ranks)
             shares = _shares(losses, norms)
@@ -228,7 +229,7 @@ def _compare(
         output = learner.network(batch.inputs.to(learner.accelerator.device, non_blocking=True))
     related = relate_batch(output, batch, losses, learner.ranks)
     if output is None:
-        return [[] for _ in losses], torch.zeros(len(losses))
+        return [[] for _ in losses], [[] for _ in losses]
     # A head of many classes is applied there, and is a part of the student.
     with learner.accelerator.autocast():
         return match(output, batch, losses, counts, apart=apart, related=related)

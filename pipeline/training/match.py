@@ -3,15 +3,16 @@
 Knows a batch, an output and weighted losses; neither steps nor optimisers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.compute import Ranks
+from pipeline.compute import Ranks, tell_later
 from pipeline.losses import LOSSES, Loss, Term, fused_losses, joined_losses
+from pipeline.losses.average import share
 from pipeline.losses.settings import name_losses, settings_of
 from pipeline.models import Output, split_output
 from pipeline.stream import Batch, Blended, Picked
@@ -39,8 +40,20 @@ class WeightedLoss:
 
 # A loss, what it compares with, and over how many positions it is averaged.
 Asked = tuple[WeightedLoss, Any, float]
-# The roots of each weighted sum, and each loss as it is, without its weight. Shapes: (losses,).
-Sums = tuple[list[list[Root]], Tensor]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A loss as people are told of it, or a part of it: a number that a device may have yet to
+    compute, without a graph, times a factor. Shapes: number ().
+    """
+
+    number: Tensor
+    factor: Tensor | float = 1.0
+
+
+# The roots of each sum of losses that is learned from, and each loss as it is, without its weight.
+Sums = tuple[list[list[Root]], list[list[Told]]]
 
 
 def weigh(entries: Sequence[Mapping[str, Any]]) -> list[WeightedLoss]:
@@ -121,11 +134,9 @@ def match(
     ]
     of_logits = [each for each in asked if each[0].loss.needs != "features"]
     groups = [[each] for each in of_logits] if apart else [of_logits] if of_logits else []
-    sums = [_match_logits(output, group) for group in groups]
-    sums += [_match_feature(output, each, related[0]) for each in asked[len(of_logits) :]]
-    if len(sums) == 1:
-        return [[sums[0][0]]], sums[0][1]
-    return [[root] for root, _ in sums], torch.cat([terms for _, terms in sums])
+    found = [_match_logits(output, group) for group in groups]
+    found += [_match_feature(output, each, related[0]) for each in asked[len(of_logits) :]]
+    return [[root] for root, _ in found], [[each] for _, told in found for each in told]
 
 
 def _match_blended(
@@ -139,7 +150,7 @@ def _match_blended(
 ) -> Sums:
     """Let each dataset be compared by the losses that have something to compare there."""
     pieces = split_output(output, [len(batch.ids) for batch in blended.batches])
-    values = torch.zeros(len(losses), device=output.positions.device)
+    values: list[list[Told]] = [[] for _ in losses]
     sums = list[list[Root]]()
     for group in [[place] for place in range(len(losses))] if apart else [range(len(losses))]:
         found = list[Root]()  # none where nothing is compared
@@ -154,22 +165,35 @@ def _match_blended(
                     related=related[number : number + 1] or ({},),
                 )
                 found += [root for roots in totals for root in roots]
-                values[here] += terms.to(values)
+                for place, told in zip(here, terms, strict=True):
+                    values[place] += told
         sums.append(found)
     return sums, values
 
 
-def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Root, Tensor]:
+def tell(values: Sequence[Sequence[Told]]) -> Callable[[], list[float]]:
+    """Ask for losses, each of which is a sum of parts; what is returned waits for them."""
+    ask = tell_later([part.number for parts in values for part in parts])
+
+    def told() -> list[float]:
+        numbers = iter(ask())
+        return [sum(next(numbers) * float(part.factor) for part in parts) for parts in values]
+
+    return told
+
+
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Root, list[Told]]:
     (each, reference, count), *others = asked
-    if each.loss.is_native and not others and output.layer is None:
-        value = each.loss.function(output.logits, reference, count=count, **each.settings)
-        return Root(each.weight * value), value.detach()[None]
+    if each.loss.native and not others and output.layer is None:
+        total, factor = each.loss.native(output.logits, reference), share(count)
+        return Root(total, each.weight * factor), [Told(total.detach(), factor)]
     terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
     if output.layer is not None:  # logits of many classes are never all there
         total, values = fused_losses(output.states, output.layer, terms)
-        return Root(total), values
-    values, gradient = joined_losses(output.logits, terms)
-    return Root(output.logits, gradient), values
+        return Root(total), [Told(each) for each in values.unbind()]
+    totals, gradient = joined_losses(output.logits, terms)
+    told = [Told(each, term.factor) for each, (_, term) in zip(totals, terms, strict=True)]
+    return Root(output.logits, gradient), told
 
 
 def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
@@ -182,7 +206,7 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     return make(reference, count, **settings)
 
 
-def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Root, Tensor]:
+def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Root, list[Told]]:
     loss, reference, count = asked
     alone = Related(output.features[loss.name], reference, 1.0)
     found = related.get(loss.name, alone)
@@ -190,7 +214,7 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[R
     # Autocast is for the student: small differences of features would be lost.
     with torch.autocast(own.device.type, enabled=False):
         term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
-    return Root(loss.weight * term), term.detach()[None] * found.share
+    return Root(term, loss.weight), [Told(term.detach(), found.share)]
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:

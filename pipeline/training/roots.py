@@ -15,13 +15,13 @@ from pipeline.training.together import trained
 
 @dataclass(frozen=True)
 class Root:
-    """A number, or a tensor with the derivative by it of what is to be lowered.
+    """A number and how much it weighs, or a tensor and the derivative of a loss by it.
 
     Shapes: value (), or (...) as its gradient.
     """
 
     value: Tensor
-    gradient: Tensor | None = None
+    gradient: Tensor | float = 1.0
 
 
 def backpropagate(roots: Sequence[Root]) -> None:
@@ -31,10 +31,15 @@ def backpropagate(roots: Sequence[Root]) -> None:
         torch.autograd.backward(values, gradients)
 
 
-def _split(roots: Sequence[Root]) -> tuple[list[Tensor], list[Tensor | None]]:
+def _split(roots: Sequence[Root]) -> tuple[list[Tensor], list[Tensor]]:
     """Leave out what depends on no parameter, as a loss that is told of and weighs nothing."""
     live = [root for root in roots if root.value.requires_grad]
-    return [root.value for root in live], [root.gradient for root in live]
+    return [root.value for root in live], [_gradient(root) for root in live]
+
+
+def _gradient(root: Root) -> Tensor:
+    given = root.gradient
+    return given if isinstance(given, Tensor) else torch.full_like(root.value, given)
 
 
 def gradient_norms(
@@ -60,9 +65,7 @@ def _gradients(
     values, gradients = _split(roots)
     if not values:
         return [None] * len(parameters)
-    return torch.autograd.grad(
-        values, parameters, gradients, retain_graph=True, allow_unused=True
-    )
+    return torch.autograd.grad(values, parameters, gradients, retain_graph=True, allow_unused=True)
 
 
 def _add_up(

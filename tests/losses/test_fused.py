@@ -104,7 +104,10 @@ def test_joined_losses_have_the_gradient_of_their_weighted_sum(
     logits = draw(POSITIONS, CLASSES, seed=3).requires_grad_()
     asked = both(make_targets(**options), temperature)
     terms = [(weight, TERMS[name](what, **how)) for weight, name, what, how in asked]
-    values, gradient = joined_losses(logits, terms)
+    sums, gradient = joined_losses(logits, terms)
+    values = torch.stack(
+        [total * term.factor for total, (_, term) in zip(sums, terms, strict=True)]
+    )
     plain = [LOSSES[name].function(logits, what, **how) for _, name, what, how in asked]
     torch.testing.assert_close(values, torch.stack(plain).detach(), rtol=1e-5, atol=1e-6)
     assert not values.requires_grad
@@ -121,10 +124,10 @@ def test_a_term_at_some_positions_is_the_loss_of_those(counted: Any) -> None:
     logits, targets = draw(4, CLASSES, seed=4), make_targets(kind="top_k", k=5)
     at, weighed = torch.tensor([7, 2, 20, 7]), {"weigh_by": "confidence", "temperature": 2.0}
     term = soft_targets_term(targets, 1.0, **weighed).at(at, counted)
-    values, gradient = joined_losses(logits, [(1.0, term), (0.5, hard_labels_term(at, counted))])
+    sums, gradient = joined_losses(logits, [(1.0, term), (0.5, hard_labels_term(at, counted))])
     expected = soft_targets(logits, targets[at], count=counted, **weighed)  # type: ignore[arg-type]
-    assert values[0] == pytest.approx(expected.item(), rel=1e-5)
-    assert values.dtype == torch.float32
+    assert float(sums[0] * term.factor) == pytest.approx(expected.item(), rel=1e-5)
+    assert sums[0].dtype == torch.float32
     assert gradient.dtype == torch.float32
 
 
