@@ -7,10 +7,19 @@ from torch.nn.functional import cross_entropy, nll_loss
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
 from pipeline.losses.term import Places, Term, apply, cut
-from pipeline.targets import FEW_CLASSES, MixedLabels, constants, one_hot, softmax
+from pipeline.targets import (
+    FEW_CLASSES,
+    Bounded,
+    MixedLabels,
+    PseudoLabels,
+    bounded,
+    constants,
+    one_hot,
+    softmax,
+)
 
 UNLABELLED = -1
-Labels = Tensor | MixedLabels
+Labels = Tensor | MixedLabels | Bounded
 
 
 def hard_labels(
@@ -32,26 +41,34 @@ def hard_labels(
 
 def sum_hard_labels(student_logits: Tensor, labels: Labels) -> Tensor:
     """Add up what `hard_labels` averages. Shapes: as there."""
-    if isinstance(labels, MixedLabels):
-        return apply(hard_labels_term(labels, 1.0), student_logits)
-    check_labels(student_logits, labels)
+    known = bounded(labels)
+    if isinstance(known.labels, MixedLabels):
+        return apply(hard_labels_term(known, 1.0), student_logits)
+    check_labels(student_logits, known)
     return cross_entropy(
-        at_least_float32(student_logits), labels, ignore_index=UNLABELLED, reduction="sum"
+        at_least_float32(student_logits), plain(known), ignore_index=UNLABELLED, reduction="sum"
     )
 
 
 def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Term:
     """Make the loss of some labels, for logits that come later. Shapes: labels (P,)."""
-    if isinstance(labels, MixedLabels):
-        return _mixed_term(labels, count)
-
-    low, high = bounds(labels)
+    known = bounded(labels)
+    if isinstance(known.labels, MixedLabels):
+        return _mixed_term(known.labels, known, count)
 
     def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        check_classes(labels, logits.shape[1], within=(low, high))
-        return surprise(logits, cut(labels, places), all_known=low > UNLABELLED)
+        check_classes(known, logits.shape[1])
+        here = cut(plain(known), places)
+        return surprise(logits, here, all_known=known.low > UNLABELLED)
 
-    return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
+    return Term(compare, share(count_labelled(known) if count is None else count), len(known))
+
+
+def plain(known: Bounded) -> Tensor:
+    """Give labels of which there is one a position. Shapes: returns (P,)."""
+    labels = known.labels
+    assert not isinstance(labels, MixedLabels), "two labels a position"
+    return labels.labels if isinstance(labels, PseudoLabels) else labels
 
 
 def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor, Tensor]:
@@ -75,13 +92,15 @@ def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor
     return torch.where(known, value, 0.0), gradient.mul_(known[:, None])
 
 
-def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:
-    known = _known(labels)
-    pairs = (
-        (labels.first.where(known, UNLABELLED), labels.share),
-        (labels.second.where(known, UNLABELLED), 1 - labels.share),
-    )
-    terms = [(hard_labels_term(each, 1.0), part) for each, part in pairs]
+def _mixed_term(labels: MixedLabels, known: Bounded, count: Tensor | float | None) -> Term:
+    first, second = labels.first, labels.second
+    if known.low <= UNLABELLED:
+        both = _labelled(labels)
+        first, second = first.where(both, UNLABELLED), second.where(both, UNLABELLED)
+    pairs = ((first, labels.share), (second, 1 - labels.share))
+    terms = [
+        (hard_labels_term(Bounded(each, known.low, known.high), 1.0), part) for each, part in pairs
+    ]
 
     def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
         (first, own), (second, other) = (
@@ -90,55 +109,53 @@ def _mixed_term(labels: MixedLabels, count: Tensor | float | None) -> Term:
         gradient = own[:, None] * first[1] + other[:, None] * second[1]
         return own * first[0] + other * second[0], gradient
 
-    return Term(compare, share(count_labelled(labels) if count is None else count), len(labels))
+    return Term(compare, share(count_labelled(known) if count is None else count), len(labels))
 
 
-def count_labelled(labels: Labels, **_: object) -> Tensor:
+def count_labelled(labels: Labels, **_: object) -> Tensor | int:
     """Count the positions that have a label. Shapes: labels (P,); returns ()."""
-    return _known(labels).sum()
+    if isinstance(labels, Bounded):
+        if labels.low > UNLABELLED:
+            return len(labels)
+        found = labels.labels
+        labels = found if isinstance(found, MixedLabels) else plain(labels)
+    return _labelled(labels).sum()
 
 
-def _known(labels: Labels) -> Tensor:
+def _labelled(labels: Tensor | MixedLabels) -> Tensor:
     if isinstance(labels, MixedLabels):
         return (labels.first != UNLABELLED) & (labels.second != UNLABELLED)
     return labels != UNLABELLED
 
 
-def check_labels(student_logits: Tensor, labels: Tensor, loss: str = "hard_labels") -> None:
+def check_labels(student_logits: Tensor, known: Bounded, loss: str = "hard_labels") -> None:
     """Refuse labels that are not classes; `loss` names the one that has them.
 
     Shapes: student_logits (P, C), labels (P,).
 
     Raises: TargetError naming the first five.
     """
+    labels = plain(known)
     if labels.shape != student_logits.shape[:1]:
         raise TargetError(
             f"{loss}: labels have shape {tuple(labels.shape)}; the student's logits are "
             f"{tuple(student_logits.shape)}, so {(len(student_logits),)} is needed. Give one "
             "label a position, -1 where there is none."
         )
-    check_classes(labels, student_logits.shape[1], loss, within=bounds(labels))
+    check_classes(known, student_logits.shape[1], loss)
 
 
-def check_classes(
-    labels: Tensor, class_count: int, loss: str = "hard_labels", *, within: tuple[int, int]
-) -> None:
-    """Refuse labels that are not among so many classes. Shapes: labels (P,), all of them `within`.
+def check_classes(known: Bounded, class_count: int, loss: str = "hard_labels") -> None:
+    """Refuse labels that are not among so many classes. Shapes: labels (P,).
 
     Raises: TargetError naming the first five.
     """
-    low, high = within
-    if high >= class_count or low < UNLABELLED:
+    if known.high >= class_count or known.low < UNLABELLED:
+        labels = plain(known)
         wrong = (labels >= class_count) | (labels < UNLABELLED)
-        raise TargetError(_describe(loss, labels[wrong], wrong.nonzero().flatten(), class_count))
-
-
-def bounds(labels: Tensor) -> tuple[int, int]:
-    """Find the lowest and the highest label; of none at all, classes that any student has."""
-    if not len(labels):
-        return 0, 0
-    low, high = torch.stack(labels.aminmax()).tolist()  # at once, for a GPU is waited for
-    return low, high
+        if wrong.any():  # and not others that have the same bounds
+            places = wrong.nonzero().flatten()
+            raise TargetError(_describe(loss, labels[wrong], places, class_count))
 
 
 def _describe(loss: str, values: Tensor, positions: Tensor, class_count: int) -> str:

@@ -6,19 +6,13 @@ Apart from `hard_labels`, so that truth and belief have a weight each and are av
 from torch import Tensor
 
 from pipeline.losses.average import share
-from pipeline.losses.hard_labels import (
-    UNLABELLED,
-    bounds,
-    check_classes,
-    check_labels,
-    surprise,
-)
+from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels, plain, surprise
 from pipeline.losses.term import Places, Term, apply, cut
-from pipeline.targets import PseudoLabels
+from pipeline.targets import Bounded, PseudoLabels, bounded
 
 
 def pseudo_labels(
-    student_logits: Tensor, labels: PseudoLabels, *, count: Tensor | float | None = None
+    student_logits: Tensor, labels: PseudoLabels | Bounded, *, count: Tensor | float | None = None
 ) -> Tensor:
     """Raise the student's probability of the pseudo-labels; positions without one are left alone.
 
@@ -31,25 +25,31 @@ def pseudo_labels(
     Source: Lee 2013, Pseudo-Label, ICML workshop, equation 15; weights as Xie et al. 2020,
         arXiv:1911.04252, section 2 (soft pseudo-labels are the loss soft_targets).
     """
-    check_labels(student_logits, labels.labels, "pseudo_labels")
-    return apply(pseudo_labels_term(labels, count), student_logits)
+    known = bounded(labels)
+    check_labels(student_logits, known, "pseudo_labels")
+    return apply(pseudo_labels_term(known, count), student_logits)
 
 
-def pseudo_labels_term(labels: PseudoLabels, count: Tensor | float | None = None) -> Term:
+def pseudo_labels_term(labels: PseudoLabels | Bounded, count: Tensor | float | None = None) -> Term:
     """Make the loss of some pseudo-labels, for logits that come later."""
-
-    low, high = bounds(labels.labels)
+    known = bounded(labels)
 
     def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        check_classes(labels.labels, logits.shape[1], "pseudo_labels", within=(low, high))
-        here = cut(labels.labels, places)
-        value, gradient = surprise(logits, here, all_known=low > UNLABELLED)
-        weights = cut(labels.weights, places).to(logits.dtype)
+        check_classes(known, logits.shape[1], "pseudo_labels")
+        here = cut(plain(known), places)
+        value, gradient = surprise(logits, here, all_known=known.low > UNLABELLED)
+        weights = cut(_weights(known), places).to(logits.dtype)
         return value * weights, gradient.mul_(weights[:, None])
 
-    return Term(compare, share(count_pseudo(labels) if count is None else count), len(labels))
+    return Term(compare, share(count_pseudo(known) if count is None else count), len(known))
 
 
-def count_pseudo(labels: PseudoLabels, **_: object) -> Tensor:
+def count_pseudo(labels: PseudoLabels | Bounded, **_: object) -> Tensor:
     """Count the positions that have a pseudo-label, each as it weighs. Shapes: returns ()."""
-    return labels.weights[labels.labels != UNLABELLED].sum()
+    known, weights = bounded(labels), _weights(bounded(labels))
+    return (weights if known.low > UNLABELLED else weights[plain(known) != UNLABELLED]).sum()
+
+
+def _weights(known: Bounded) -> Tensor:
+    assert isinstance(known.labels, PseudoLabels)
+    return known.labels.weights

@@ -18,10 +18,12 @@ from pipeline.samples import SampleBatch, Samples, positions_of
 from pipeline.samples.batch import Mixed
 from pipeline.stream.stored import Change, Picked, Stored
 from pipeline.targets import (
+    Bounded,
     MixedLabels,
     Mixture,
     PseudoLabels,
     Targets,
+    bounded,
 )
 
 Fields = dict[str, NDArray[np.generic]]
@@ -46,6 +48,10 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
     # Where there is a table of them.
     pseudo_labels: PseudoLabels | None = None
+    # The lowest and the highest of labels and of pseudo-labels, once somebody asked.
+    _bounds: dict[str, tuple[int, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def size_bytes(self) -> int:
@@ -70,6 +76,23 @@ class Batch:
         """The soft targets for those who know what follows from a whole window of them."""
         known = self.known
         return known if isinstance(known, Picked) else self.targets
+
+    @property
+    def labels_to_match(self) -> Bounded:
+        """The labels for those who would refuse some of them."""
+        return self._bounded("labels", self.labels)
+
+    @property
+    def pseudo_labels_to_match(self) -> Bounded | None:
+        """The pseudo-labels for those who would refuse some of them, where there is a table."""
+        pseudo = self.pseudo_labels
+        return None if pseudo is None else self._bounded("pseudo_labels", pseudo)
+
+    def _bounded(self, name: str, labels: Tensor | MixedLabels | PseudoLabels) -> Bounded:
+        if name not in self._bounds:
+            known = bounded(labels)
+            self._bounds[name] = known.low, known.high
+        return Bounded(labels, *self._bounds[name])
 
     def compared_on(self, device: torch.device) -> "Batch":
         """Move all that a student on a device is compared with; inputs stay where they are."""
@@ -107,13 +130,15 @@ class Batch:
             changed = change(labels)
         if pseudo is not None:
             pseudo = PseudoLabels(change(pseudo.labels), change(pseudo.weights))
-        return replace(
+        there = replace(
             self,
             labels=changed,
             stored=None if self.stored is None else self.stored.each(change),
             features={name: change(tensor) for name, tensor in self.features.items()},
             pseudo_labels=pseudo,
         )
+        there._bounds.update(self._bounds)  # a device is not asked for what is known here
+        return there
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipeline.targets.kept import Targets, decode, decode_basis, encode_basis
 from pipeline.targets.low_rank.basis import Basis
 from pipeline.targets.low_rank.fit import fit_basis
 from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
-from pipeline.targets.mixtures.labels import MixedLabels, PseudoLabels
+from pipeline.targets.mixtures.labels import Bounded, MixedLabels, PseudoLabels, bounded
 from pipeline.targets.soften import (
     FEW_CLASSES,
     Soft,
@@ -42,6 +42,7 @@ __all__ = [
     "FEW_CLASSES",
     "STATISTICS",
     "Basis",
+    "Bounded",
     "FeatureSpec",
     "MixedLabels",
     "Mixture",
@@ -50,6 +51,7 @@ __all__ = [
     "TargetSpec",
     "Targets",
     "basis_fields",
+    "bounded",
     "check_temperature",
     "constants",
     "decode",

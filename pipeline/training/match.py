@@ -218,7 +218,14 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[R
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:
-    if loss.loss.needs == "targets":
-        return batch.to_match
-    found = getattr(batch, loss.loss.needs)
+    found = getattr(batch, _ATTRIBUTES[loss.loss.needs])
     return found if loss.feature is None else found.get(loss.feature)
+
+
+# What of a batch the losses that need something are given.
+_ATTRIBUTES = {
+    "targets": "to_match",
+    "labels": "labels_to_match",
+    "pseudo_labels": "pseudo_labels_to_match",
+    "features": "features",
+}

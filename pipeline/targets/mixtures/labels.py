@@ -41,3 +41,31 @@ class PseudoLabels:
     def to(self, device: torch.device) -> "PseudoLabels":
         """Move both to a device."""
         return PseudoLabels(self.labels.to(device), self.weights.to(device))
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Labels of which the lowest and the highest are known: a device need not be waited for."""
+
+    labels: Tensor | MixedLabels | PseudoLabels
+    low: int
+    high: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def bounded(labels: Tensor | MixedLabels | PseudoLabels | Bounded) -> Bounded:
+    """Find the lowest and the highest label; of none at all, classes that any student has."""
+    if isinstance(labels, Bounded):
+        return labels
+    if not len(labels):
+        return Bounded(labels, 0, 0)
+    low, high = _all_of(labels).aminmax()
+    return Bounded(labels, int(low.item()), int(high.item()))
+
+
+def _all_of(labels: Tensor | MixedLabels | PseudoLabels) -> Tensor:
+    if isinstance(labels, MixedLabels):
+        return torch.cat([labels.first, labels.second])
+    return labels.labels if isinstance(labels, PseudoLabels) else labels
