@@ -12,9 +12,9 @@ def tell_later(numbers: Sequence[Tensor]) -> Callable[[], list[float]]:
     A GPU that was given more to do in between goes on with it. One that is asked for its numbers
     at once has nothing to do until it is given more.
 
-    Shapes: numbers () each, without a graph.
+    Shapes: numbers () each, of one device, without a graph.
     """
-    if not any(number.device.type == "cuda" for number in numbers):
+    if not numbers or numbers[0].device.type != "cuda":
         return lambda: [number.item() for number in numbers]
     joined = torch.stack(list(numbers))
     there = joined.to("cpu", non_blocking=True)  # into pinned memory

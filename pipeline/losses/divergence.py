@@ -7,8 +7,8 @@ neither targets nor temperatures.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +17,13 @@ from pipeline.losses.term import Places, cut
 from pipeline.targets import FEW_CLASSES, softmax
 
 
-@dataclass(frozen=True)
-class Probs:
+class Probs(NamedTuple):
     """A distribution. Shapes: (P, C) each. Units: log_probs in nats."""
 
     probs: Tensor
     log_probs: Tensor
 
-    def __len__(self) -> int:
-        return len(self.probs)
-
-    def __getitem__(self, places: Places) -> "Probs":
+    def at(self, places: Places) -> "Probs":
         return Probs(cut(self.probs, places), cut(self.log_probs, places))
 
 

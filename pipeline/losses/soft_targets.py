@@ -99,9 +99,10 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
     def compare(logits: Tensor, places: Places) -> Answer:
-        if logits.shape[1] < targets.class_count:
-            raise _other_shape(logits, targets)
-        value, gradient = _compare(compare_common, logits, places, targets.class_count)
+        if logits.shape[1] == targets.class_count:
+            value, gradient = compare_common(logits, places)
+        else:
+            value, gradient = _compare_wider(compare_common, logits, places, targets)
         if weights is not None:
             here = cut(weights, places)
             value, gradient = value * here, gradient.mul_(here[:, None])
@@ -148,14 +149,17 @@ def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
     return weights / math.log(targets.class_count) if weigh_by == "entropy" else weights
 
 
-def _compare(compare_common: Compare, logits: Tensor, places: Places, c: int) -> Answer:
+def _compare_wider(
+    compare_common: Compare, logits: Tensor, places: Places, targets: Taught
+) -> Answer:
     """Compare the C classes that both have; of the student's others, only their mass counts.
 
     The divergence of distributions over all of them is that over the common ones, among
     themselves, minus the log of the student's mass there: the teacher has all of its own there.
     """
-    if logits.shape[1] == c:
-        return compare_common(logits, places)
+    c = targets.class_count
+    if logits.shape[1] < c:
+        raise _other_shape(logits, targets)
     common, others = logits[:, :c], logits[:, c:]
     outside = others.logsumexp(1) - common.logsumexp(1)
     lost, shares = outside.sigmoid()[:, None], common.softmax(1)

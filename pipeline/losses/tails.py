@@ -49,7 +49,7 @@ def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compa
     if targets.class_count >= FEW_CLASSES:
         return compare_all(rebuild, divergence)
     taught = rebuild(slice(0, len(targets)))
-    return compare_all(lambda places: cut(taught, places), divergence)
+    return compare_all(taught.at, divergence)
 
 
 def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
@@ -130,7 +130,7 @@ def compare_bucket(
         # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
         shares, log_rest = softmax(rest)
         asked = normalise(torch.cat([kept, log_rest], 1))
-        value, of_kept = divergence(cut(taught, places), asked)
+        value, of_kept = divergence(taught.at(places), asked)
         gradient = shares.mul_(of_kept[:, k:])
         return value, gradient.scatter_add_(1, here, of_kept[:, :k].to(gradient.dtype))
 

@@ -23,9 +23,10 @@ Places = slice | Tensor
 class Term:
     """A loss over P positions: `rule` of logits of some of them, in float32 or better and divided
     by the temperature, gives a number a position and its derivative by the divided logits; the sum
-    is multiplied by `factor`. Rules that `overwrite` get logits that nobody else needs.
+    is multiplied by `factor`. Rules that `overwrite` get logits that nobody else needs. The rule may
+    know more positions than these: then `index` says which of them they are.
 
-    Shapes: rule takes logits (p, C) and which positions they are; gives (p,) and (p, C).
+    Shapes: rule takes logits (p, C) and which positions they are; gives (p,) and (p, C); index (P,).
     """
 
     rule: Callable[[Tensor, Places], tuple[Tensor, Tensor]]
@@ -33,6 +34,7 @@ class Term:
     positions: int
     temperature: float = 1.0
     overwrites: bool = False
+    index: Tensor | None = None
 
     def compare(
         self, logits: Tensor, places: Places, *, spare: bool = False
@@ -47,7 +49,7 @@ class Term:
             wide = wide.div_(self.temperature)
         elif not is_own and (self.overwrites or self.temperature != 1):
             wide = wide / self.temperature
-        return self.rule(wide, places)
+        return self.rule(wide, places if self.index is None else cut(self.index, places))
 
     @property
     def slope(self) -> Tensor | float:
@@ -58,13 +60,10 @@ class Term:
         """Give the loss of some positions, averaged over `count`; of them all the factor is that of
         one. Shapes: index (p,).
         """
-        return Term(  # dataclasses.replace takes longer than what else is done here
-            lambda logits, places: self.rule(logits, cut(index, places)),
-            self.factor * share(count),
-            len(index),
-            self.temperature,
-            self.overwrites,
-        )
+        assert self.index is None
+        factor = self.factor * share(count)
+        # dataclasses.replace takes longer than all else that is done here.
+        return Term(self.rule, factor, len(index), self.temperature, self.overwrites, index)
 
 
 class Cuttable(Protocol):

@@ -3,8 +3,9 @@
 Knows a batch, an output and weighted losses; neither steps nor optimisers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ class WeightedLoss:
     settings: Mapping[str, Any]
     feature: str | None = None
     first_steps: int | None = None
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Under which what it makes of a whole window is kept."""
+        return self.loss.term, *sorted(self.settings.items())
 
 
 # A loss, what it compares with, and over how many positions it is averaged.
@@ -200,8 +206,7 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     make, settings = loss.loss.term, loss.settings
     assert make, "a loss of features is not applied to logits"
     if isinstance(reference, Picked):
-        key = (make, *sorted(settings.items()))
-        of_window = reference.derive(key, lambda targets: make(targets, 1.0, **settings))
+        of_window = reference.derive(loss.key, lambda targets: make(targets, 1.0, **settings))
         return of_window.at(reference.at, count)
     return make(reference, count, **settings)
 
