@@ -140,7 +140,7 @@ def _disagreements(seen: Seen, said: Targets, name_of: NameOf) -> list[dict[str,
     if not bool(differs.any()):
         return []
     logits, said = seen.logits[differs], said[differs]
-    values, _ = soft_targets_term(said).compare(logits, slice(0, len(logits)))
+    values = soft_targets_term(said).compare(logits, slice(0, len(logits))).value
     places = (differs.nonzero().flatten() + seen.places.start).tolist()
     labels = seen.labels[differs].tolist()
     theirs, own = _teacher_choices(said, name_of), _choices(logits.softmax(1), None, name_of)

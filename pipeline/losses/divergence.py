@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.term import Places, cut
-from pipeline.targets import FEW_CLASSES, softmax
 
 
 class Probs(NamedTuple):
@@ -25,15 +24,6 @@ class Probs(NamedTuple):
 
     def at(self, places: Places) -> "Probs":
         return Probs(cut(self.probs, places), cut(self.log_probs, places))
-
-
-def normalise(logits: Tensor) -> Probs:
-    """Give probabilities and their logarithms; the logits may be overwritten."""
-    if logits.shape[1] < FEW_CLASSES:
-        log_probs = logits.log_softmax(1)
-        return Probs(log_probs.exp(), log_probs)
-    probs, log_sum = softmax(logits)
-    return Probs(probs, torch.sub(logits, log_sum, out=logits))
 
 
 # Of teacher and student (P, N), the latter of which may be overwritten: the divergence (P,), and

@@ -8,6 +8,7 @@ and layer they are made for some positions at a time, value and gradient in one 
 exist whole; the gradient by the output layer adds up in place.
 """
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pipeline.losses.term import Term
+from pipeline.losses.term import Answer, Term
 
 # A loss, and its weight among others.
 Weighted = tuple[float, Term]
@@ -78,7 +79,7 @@ class _Fused(torch.autograd.Function):
         for start in range(0, len(states), size):
             places = slice(start, min(start + size, len(states)))
             asked = states[places].to(dtype)
-            logits = nn.functional.linear(asked, narrow, narrow_bias)  # (p, C)
+            logits = _linear(asked, narrow, narrow_bias)  # (p, C)
             values += _replace_by_gradient(logits, start, terms)
             by_states[places] = logits @ narrow
             if dtype == weight.dtype:
@@ -100,6 +101,28 @@ class _Fused(torch.autograd.Function):
             gradients = tuple(each if each is None else each * scale for each in gradients)
         by_states, by_weight, by_bias = gradients
         return by_states, by_weight, by_bias, None
+
+
+def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Make logits, on a CPU in memory that is kept from step to step. Shapes: returns (p, C).
+
+    What is larger than 32 MiB malloc gives back to the system: to get it anew, page by page, costs
+    a language student a tenth of its step.
+    """
+    if states.device.type != "cpu" or states.dtype != weight.dtype:
+        return nn.functional.linear(states, weight, bias)
+    size = len(states) * len(weight)
+    room = getattr(_KEPT, "room", None)  # of each thread its own
+    if room is None or room.numel() < size or room.dtype != weight.dtype:
+        with torch.inference_mode(False):  # what is made inside cannot be used in training
+            room = _KEPT.room = torch.empty(size, dtype=weight.dtype)
+    logits: Tensor = room[:size].view(len(states), len(weight))
+    if bias is None:
+        return torch.mm(states, weight.T, out=logits)
+    return torch.addmm(bias, states, weight.T, out=logits)
+
+
+_KEPT = threading.local()
 
 
 def _product_dtype(weight: Tensor) -> torch.dtype:
@@ -144,14 +167,26 @@ def _compare_all(
     for number in order:
         weight, term = terms[number]
         is_last = number == order[-1]
-        value, gradient = term.compare(logits, places, spare=spare and is_last)
-        values[number] = value
-        place, slope = logits if spare and is_last else gradient, term.slope * weight
+        answer = term.compare(logits, places, spare=spare and is_last)
+        values[number] = answer.value
+        slope = term.slope * weight
         if together is None:
-            together = torch.mul(gradient, slope, out=place)
-        elif isinstance(slope, float):
-            together = torch.add(together, gradient, alpha=slope, out=place)
+            together = answer.derivative(slope)
         else:
-            together = torch.add(together, gradient.mul_(slope), out=place)
+            place = logits if spare and is_last else together
+            together = _add(answer, slope, together, place)
     assert together is not None, "no losses to compare with"
+    if spare and together is not logits:
+        together = logits.copy_(together)
     return [values[number] for number in range(len(terms))], together
+
+
+def _add(answer: Answer, slope: Tensor | float, together: Tensor, place: Tensor) -> Tensor:
+    """Add one more derivative to others, in one pass. Shapes: together and place (p, C)."""
+    # What is for some classes alone comes first, for the place may be narrower.
+    together = answer.add_sparse(together, slope)
+    if answer.rows is not None:
+        return torch.addcmul(together, answer.gradient, answer.rows * slope, out=place)
+    if isinstance(slope, Tensor):
+        return torch.add(together, answer.gradient.mul_(slope), out=place)
+    return torch.add(together, answer.gradient, alpha=slope, out=place)

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Places, Term, apply, cut
+from pipeline.losses.term import Answer, Places, Term, apply, cut
 from pipeline.targets import (
     FEW_CLASSES,
     Bounded,
@@ -14,8 +14,8 @@ from pipeline.targets import (
     PseudoLabels,
     bounded,
     constants,
+    make_exps,
     one_hot,
-    softmax,
 )
 
 UNLABELLED = -1
@@ -56,10 +56,10 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
     if isinstance(known.labels, MixedLabels):
         return _mixed_term(known.labels, known, count)
 
-    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
         check_classes(known, logits.shape[1])
         here = cut(plain(known), places)
-        return surprise(logits, here, all_known=known.low > UNLABELLED)
+        return surprise(logits, here, overwrite, all_known=known.low > UNLABELLED)
 
     return Term(compare, share(count_labelled(known) if count is None else count), len(known))
 
@@ -71,25 +71,33 @@ def plain(known: Bounded) -> Tensor:
     return labels.labels if isinstance(labels, PseudoLabels) else labels
 
 
-def surprise(logits: Tensor, labels: Tensor, *, all_known: bool) -> tuple[Tensor, Tensor]:
+def surprise(logits: Tensor, labels: Tensor, overwrite: bool, *, all_known: bool) -> Answer:
     """Give cross-entropy and its derivative by the logits; both are 0 where a label is -1.
 
-    Shapes: logits (p, C), labels (p,); returns (p,) and (p, C).
+    Shapes: logits (p, C), labels (p,).
     """
     at = labels if all_known else labels.clamp(min=0)
-    if logits.shape[1] < FEW_CLASSES:
-        log_probs = logits.log_softmax(1)
-        value = nll_loss(log_probs, at, reduction="none")
-        gradient = log_probs.exp_().sub_(one_hot(logits.shape[1], logits).index_select(0, at))
-    else:
-        probs, log_sum = softmax(logits)
-        value = log_sum.sub_(logits.gather(1, at[:, None]))[:, 0]
-        ones = constants((-1.0,), probs).expand(len(at), 1)
-        gradient = probs.scatter_add_(1, at[:, None], ones)
+    answer = _few(logits, at) if logits.shape[1] < FEW_CLASSES else _many(logits, at, overwrite)
     if all_known:
-        return value, gradient
+        return answer
     known = labels != UNLABELLED
-    return torch.where(known, value, 0.0), gradient.mul_(known[:, None])
+    # What is infinite does not become 0 by weighing 0.
+    return answer.weighed(known)._replace(value=torch.where(known, answer.value, 0.0))
+
+
+def _few(logits: Tensor, at: Tensor) -> Answer:
+    log_probs = logits.log_softmax(1)
+    value = nll_loss(log_probs, at, reduction="none")
+    certain = one_hot(logits.shape[1], logits).index_select(0, at)
+    return Answer(value, log_probs.exp_().sub_(certain))
+
+
+def _many(logits: Tensor, at: Tensor, overwrite: bool) -> Answer:
+    own = logits.gather(1, at[:, None])
+    exps, sums, log_sums = make_exps(logits, overwrite=overwrite)
+    assert sums is not None
+    taken = constants((-1.0,), logits).expand(len(at), 1)
+    return Answer((log_sums - own)[:, 0], exps, sums.reciprocal_(), at[:, None], taken)
 
 
 def _mixed_term(labels: MixedLabels, known: Bounded, count: Tensor | float | None) -> Term:
@@ -102,12 +110,11 @@ def _mixed_term(labels: MixedLabels, known: Bounded, count: Tensor | float | Non
         (hard_labels_term(Bounded(each, known.low, known.high), 1.0), part) for each, part in pairs
     ]
 
-    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
-        (first, own), (second, other) = (
-            (term.rule(logits, places), cut(part, places).to(logits.dtype)) for term, part in terms
-        )
-        gradient = own[:, None] * first[1] + other[:, None] * second[1]
-        return own * first[0] + other * second[0], gradient
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+        (one, own), (other, others) = terms
+        first = one.rule(logits, places, False).weighed(cut(own, places))
+        second = other.rule(logits, places, overwrite).weighed(cut(others, places))
+        return Answer(first.value + second.value, first.derivative().add_(second.derivative()))
 
     return Term(compare, share(count_labelled(known) if count is None else count), len(labels))
 

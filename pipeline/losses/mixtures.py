@@ -9,52 +9,51 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence, normalise
+from pipeline.losses.divergence import Divergence, Probs
 from pipeline.losses.tails import (
     RULES,
-    Answer,
-    Compare,
     compare_all,
     compare_bucket,
     compare_some,
     dense,
 )
-from pipeline.losses.term import Places, cut
-from pipeline.targets import Mixture
+from pipeline.losses.term import Answer, Places, Rule, cut
+from pipeline.targets import Mixture, normalise
 from pipeline.targets.mixtures import average, merge, merge_kept
 
-# As a `Rule`, of a mixture.
-MixtureRule = Callable[[Mixture, float, Divergence], Compare]
+# As a `MakeRule`, of a mixture.
+MakeMixtureRule = Callable[[Mixture, float, Divergence], Rule]
 
 
 def over_all(
     mixture: Mixture, temperature: float, divergence: Divergence, *, shaped: bool = True
-) -> Compare:
+) -> Rule:
     """Compare all classes, those that were left out filled in."""
     return compare_all(
-        lambda places: normalise(average(cut(mixture, places), temperature, shaped=shaped)),
+        lambda places: Probs(*normalise(average(cut(mixture, places), temperature, shaped=shaped))),
         divergence,
+        temperature,
     )
 
 
-def bucket(mixture: Mixture, temperature: float, divergence: Divergence) -> Compare:
+def bucket(mixture: Mixture, temperature: float, divergence: Divergence) -> Rule:
     """Compare the classes that any teacher kept, and what is left of their tails as one more."""
     if not all(targets.has_tail for targets in mixture.members):
         return over_all(mixture, temperature, divergence)
     merged = merge(mixture, temperature)
     teacher = torch.cat([merged.log_probs, merged.log_tail[:, None]], 1)  # (P, U + 1)
-    return compare_bucket(merged.classes, teacher, merged.is_spare, divergence)
+    return compare_bucket(merged.classes, teacher, merged.is_spare, divergence, temperature)
 
 
 def of_kept(
     mixture: Mixture, temperature: float, divergence: Divergence, *, renormalise: bool
-) -> Compare:
+) -> Rule:
     """Compare what the teachers kept, with nothing for what they left out."""
     classes, log_probs = merge_kept(mixture, temperature, renormalise=renormalise)
-    return compare_some(classes, log_probs.exp(), log_probs)
+    return compare_some(classes, log_probs.exp(), log_probs, temperature)
 
 
-def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Compare:
+def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Rule:
     """Average the comparisons with each teacher, whose gradients are that of the average.
 
     What a teacher that did not draw a class thinks of it is unknown, and with it the entropy of the
@@ -65,16 +64,16 @@ def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Com
         for targets in mixture.members
     ]
 
-    def compare(logits: Tensor, places: Places) -> Answer:
-        answers = [each(logits, places) for each in compares]
-        values = [w * value for w, (value, _) in zip(mixture.weights, answers, strict=True)]
-        gradients = [g.mul_(w) for w, (_, g) in zip(mixture.weights, answers, strict=True)]
-        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+        answers = [each(logits, places, False) for each in compares]
+        values = [w * each.value for w, each in zip(mixture.weights, answers, strict=True)]
+        gradients = [each.derivative(w) for w, each in zip(mixture.weights, answers, strict=True)]
+        return Answer(torch.stack(values).sum(0), torch.stack(gradients).sum(0))
 
     return compare
 
 
-MIXTURE_RULES: dict[str, MixtureRule] = {
+MIXTURE_RULES: dict[str, MakeMixtureRule] = {
     "bucket": bucket,
     "low_rank": over_all,
     "sampled": sampled,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.losses.average import share
 from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels, plain, surprise
-from pipeline.losses.term import Places, Term, apply, cut
+from pipeline.losses.term import Answer, Places, Term, apply, cut
 from pipeline.targets import Bounded, PseudoLabels, bounded
 
 
@@ -34,12 +34,11 @@ def pseudo_labels_term(labels: PseudoLabels | Bounded, count: Tensor | float | N
     """Make the loss of some pseudo-labels, for logits that come later."""
     known = bounded(labels)
 
-    def compare(logits: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
         check_classes(known, logits.shape[1], "pseudo_labels")
         here = cut(plain(known), places)
-        value, gradient = surprise(logits, here, all_known=known.low > UNLABELLED)
-        weights = cut(_weights(known), places).to(logits.dtype)
-        return value * weights, gradient.mul_(weights[:, None])
+        answer = surprise(logits, here, overwrite, all_known=known.low > UNLABELLED)
+        return answer.weighed(cut(_weights(known), places))
 
     return Term(compare, share(count_pseudo(known) if count is None else count), len(known))
 

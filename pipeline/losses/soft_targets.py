@@ -16,8 +16,8 @@ from pipeline.errors import TargetError
 from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
 from pipeline.losses.mixtures import MIXTURE_RULES, over_all
-from pipeline.losses.tails import FORWARD_ONLY, RULES, Answer, Compare, dense
-from pipeline.losses.term import Places, Term, apply, cut
+from pipeline.losses.tails import FORWARD_ONLY, RULES, dense
+from pipeline.losses.term import Answer, Places, Rule, Term, apply, cut
 from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy", "pseudo_label")
@@ -25,7 +25,7 @@ WEIGHTS = ("confidence", "entropy", "pseudo_label")
 Taught = Targets | Mixture
 # From the richest to the plainest of those that are chosen where none is named.
 TAILS_BY_RICHNESS = ("low_rank", "sampled", "bucket")
-Rule = Callable[[Any, float, Divergence], Compare]
+MakeRule = Callable[[Any, float, Divergence], Rule]
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,16 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
-    def compare(logits: Tensor, places: Places) -> Answer:
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
         if logits.shape[1] == targets.class_count:
-            value, gradient = compare_common(logits, places)
+            answer = compare_common(logits, places, overwrite)
+        elif logits.shape[1] > targets.class_count:
+            answer = _compare_wider(
+                compare_common, logits, places, targets.class_count, chosen.temperature
+            )
         else:
-            value, gradient = _compare_wider(compare_common, logits, places, targets)
-        if weights is not None:
-            here = cut(weights, places)
-            value, gradient = value * here, gradient.mul_(here[:, None])
-        return value, gradient
+            raise _other_shape(logits, targets)
+        return answer if weights is None else answer.weighed(cut(weights, places))
 
     return Term(
         compare,
@@ -150,25 +151,22 @@ def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
 
 
 def _compare_wider(
-    compare_common: Compare, logits: Tensor, places: Places, targets: Taught
+    compare_common: Rule, logits: Tensor, places: Places, c: int, temperature: float
 ) -> Answer:
     """Compare the C classes that both have; of the student's others, only their mass counts.
 
     The divergence of distributions over all of them is that over the common ones, among
     themselves, minus the log of the student's mass there: the teacher has all of its own there.
     """
-    c = targets.class_count
-    if logits.shape[1] < c:
-        raise _other_shape(logits, targets)
-    common, others = logits[:, :c], logits[:, c:]
+    common, others = logits[:, :c] / temperature, logits[:, c:] / temperature
     outside = others.logsumexp(1) - common.logsumexp(1)
     lost, shares = outside.sigmoid()[:, None], common.softmax(1)
-    value, gradient = compare_common(common, places)
-    gradient = torch.cat([gradient - lost * shares, lost * others.softmax(1)], 1)
-    return value + torch.nn.functional.softplus(outside), gradient
+    answer = compare_common(logits[:, :c], places, False)
+    gradient = torch.cat([answer.derivative() - lost * shares, lost * others.softmax(1)], 1)
+    return Answer(answer.value + torch.nn.functional.softplus(outside), gradient)
 
 
-def _rule(targets: Taught, chosen: Settings) -> Rule:
+def _rule(targets: Taught, chosen: Settings) -> MakeRule:
     tail = chosen.tail or richest_tail(targets)
     if tail not in RULES:
         raise TargetError(_unknown("tail", tail, RULES))

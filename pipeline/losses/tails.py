@@ -13,60 +13,60 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence, Probs, normalise
-from pipeline.losses.term import Places, cut
+from pipeline.losses.divergence import Divergence, Probs
+from pipeline.losses.term import Answer, Places, Rule, cut
 from pipeline.targets import (
     FEW_CLASSES,
     Targets,
     log_tail_sum,
     low_rank_probs,
+    make_exps,
+    normalise,
     soften,
-    softmax,
     uniform_logits,
     weigh_draws,
 )
 from pipeline.targets.rounding import LOWEST_LOGIT
 
-# A number a position (p,), and its derivative by the student's divided logits (p, C).
-Answer = tuple[Tensor, Tensor]
-# Of the student's logits (p, C) at some of the P positions, divided by the temperature, which may
-# be overwritten, and of which positions these are.
-Compare = Callable[[Tensor, Places], Answer]
 # Of targets of P positions, a temperature and a divergence.
-Rule = Callable[[Targets, float, Divergence], Compare]
+MakeRule = Callable[[Targets, float, Divergence], Rule]
 
 
-def dense(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def dense(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare all classes, where all were kept."""
 
     def rebuild(places: Places) -> Probs:
-        teacher = cut(targets.logits, places) / temperature
+        teacher = cut(targets.logits, places)
         if targets.classes is not None:  # the same classes in another order
             at = cut(targets.classes, places)
             teacher = torch.empty_like(teacher).scatter_(1, at, teacher)
-        return normalise(teacher)
+        return Probs(*normalise(teacher, temperature))
 
     if targets.class_count >= FEW_CLASSES:
-        return compare_all(rebuild, divergence)
+        return compare_all(rebuild, divergence, temperature)
     taught = rebuild(slice(0, len(targets)))
-    return compare_all(taught.at, divergence)
+    return compare_all(taught.at, divergence, temperature)
 
 
-def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare all classes, the left-out ones rebuilt from their shape."""
     return compare_all(
-        lambda places: Probs(*low_rank_probs(cut(targets, places), temperature)), divergence
+        lambda places: Probs(*low_rank_probs(cut(targets, places), temperature)),
+        divergence,
+        temperature,
     )
 
 
-def uniform(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def uniform(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare all classes, the left-out ones being all alike."""
     return compare_all(
-        lambda places: normalise(uniform_logits(cut(targets, places), temperature)), divergence
+        lambda places: Probs(*normalise(uniform_logits(cut(targets, places), temperature))),
+        divergence,
+        temperature,
     )
 
 
-def bucket(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def bucket(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare K kept classes and their tail as one more: never more than all classes would give.
 
     The derivative by one of the left-out classes is its share of the bucket's.
@@ -77,22 +77,22 @@ def bucket(targets: Targets, temperature: float, divergence: Divergence) -> Comp
     # The tail is one more class.
     log_tail = log_tail_sum(targets, temperature)[:, None]
     teacher = torch.cat([targets.logits / temperature, log_tail], 1)  # (P, K + 1)
-    return compare_bucket(targets.classes, teacher, targets.is_spare, divergence)
+    return compare_bucket(targets.classes, teacher, targets.is_spare, divergence, temperature)
 
 
-def renormalise(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def renormalise(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Make the kept classes sum to 1, and compare those."""
     log_probs = soften(targets, temperature).log_probs.log_softmax(1)
-    return compare_some(targets.classes, log_probs.exp(), log_probs)
+    return compare_some(targets.classes, log_probs.exp(), log_probs, temperature)
 
 
-def none(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def none(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare the kept classes as they are."""
     log_probs = soften(targets, temperature).log_probs
-    return compare_some(targets.classes, log_probs.exp(), log_probs)
+    return compare_some(targets.classes, log_probs.exp(), log_probs, temperature)
 
 
-def sampled(targets: Targets, temperature: float, divergence: Divergence) -> Compare:
+def sampled(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Let draws stand for the left-out classes: on average the comparison of all classes.
 
     Source: Anshumann et al. 2025, arXiv:2503.16870, section 3.
@@ -105,6 +105,7 @@ def sampled(targets: Targets, temperature: float, divergence: Divergence) -> Com
         torch.cat([targets.classes, targets.drawn], 1),
         torch.cat([log_kept.exp(), weights], 1),
         torch.cat([log_kept, log_drawn], 1),
+        temperature,
     )
 
 
@@ -113,45 +114,63 @@ def compare_bucket(
     teacher: Tensor,
     spare: Tensor | None,
     divergence: Divergence,
-) -> Compare:
+    temperature: float,
+) -> Rule:
     """Compare some classes, each once but for spare places, and all others as one more.
 
     Shapes: classes and spare (P, K); teacher (P, K + 1), softened logits.
     """
     k = classes.shape[1]
-    taught = normalise(teacher)
+    taught = Probs(*normalise(teacher))
 
-    def compare(logits: Tensor, places: Places) -> Answer:
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
         here = cut(classes, places)
-        kept = logits.gather(1, here)  # (p, K)
+        rest, left = _own(logits, temperature, overwrite)  # (p, C)
+        kept = rest.gather(1, here)  # (p, K)
+        if left != 1:
+            kept = kept.div_(left)
         if spare is not None:
             kept.masked_fill_(cut(spare, places), LOWEST_LOGIT)
-        rest = logits.scatter_(1, here, -math.inf)  # (p, C)
+        rest.scatter_(1, here, -math.inf)
         # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
-        shares, log_rest = softmax(rest)
-        asked = normalise(torch.cat([kept, log_rest], 1))
+        exps, sums, log_rest = make_exps(rest, left, overwrite=True)
+        asked = Probs(*normalise(torch.cat([kept, log_rest], 1), overwrite=True))
         value, of_kept = divergence(taught.at(places), asked)
-        gradient = shares.mul_(of_kept[:, k:])
-        return value, gradient.scatter_add_(1, here, of_kept[:, :k].to(gradient.dtype))
+        tail = of_kept[:, k:]
+        return Answer(value, exps, tail if sums is None else tail / sums, here, of_kept[:, :k])
 
     return compare
 
 
-def compare_all(rebuild: Callable[[Places], Probs], divergence: Divergence) -> Compare:
+def _own(logits: Tensor, temperature: float, overwrite: bool) -> tuple[Tensor, float]:
+    """Give logits that may be overwritten, and by what they have yet to be divided: of many classes
+    that is done in the pass in which their exps are made.
+    """
+    if logits.shape[1] < FEW_CLASSES:
+        return logits / temperature, 1.0
+    return logits if overwrite else logits.clone(), temperature
+
+
+def compare_all(
+    rebuild: Callable[[Places], Probs], divergence: Divergence, temperature: float
+) -> Rule:
     """Compare all classes; as the teacher's are as many as the student's, they are made for the
     positions at hand.
 
     Shapes: rebuild gives (p, C).
     """
 
-    def compare(logits: Tensor, places: Places) -> Answer:
-        value, gradient = divergence(rebuild(places), normalise(logits))
-        return value, gradient.to(logits.dtype)
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+        asked = Probs(*normalise(logits, temperature, overwrite=overwrite))
+        value, gradient = divergence(rebuild(places), asked)
+        return Answer(value, gradient.to(logits.dtype))
 
     return compare
 
 
-def compare_some(classes: Tensor | None, weights: Tensor, log_probs: Tensor) -> Compare:
+def compare_some(
+    classes: Tensor | None, weights: Tensor, log_probs: Tensor, temperature: float
+) -> Rule:
     """Sum w (log p - log q) over some classes, which may repeat; the gradient is W q - w.
 
     Shapes: classes, weights and log_probs (P, E).
@@ -159,18 +178,18 @@ def compare_some(classes: Tensor | None, weights: Tensor, log_probs: Tensor) -> 
     assert classes is not None
     pull, total = -weights, weights.sum(1, keepdim=True)
 
-    def compare(logits: Tensor, places: Places) -> Answer:
+    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
         here = cut(classes, places)
-        probs, log_sum = softmax(logits)
-        surprise = cut(log_probs, places) - logits.gather(1, here).sub_(log_sum)
-        value = surprise.mul_(cut(weights, places)).sum(1)
-        gradient = probs.mul_(cut(total, places))
-        return value, gradient.scatter_add_(1, here, cut(pull, places).to(gradient.dtype))
+        asked = logits.gather(1, here).div_(temperature)
+        exps, sums, log_sums = make_exps(logits, temperature, overwrite=overwrite)
+        surprise = cut(log_probs, places) - asked.sub_(log_sums)
+        value, rows = surprise.mul_(cut(weights, places)).sum(1), cut(total, places)
+        return Answer(value, exps, rows if sums is None else rows / sums, here, cut(pull, places))
 
     return compare
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, MakeRule] = {
     "bucket": bucket,
     "low_rank": low_rank,
     "sampled": sampled,

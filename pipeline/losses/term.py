@@ -7,7 +7,7 @@ of it is one node of autograd's graph.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,37 +19,72 @@ from pipeline.losses.average import at_least_float32, scaled, share
 Places = slice | Tensor
 
 
-@dataclass(frozen=True)
-class Term:
-    """A loss over P positions: `rule` of logits of some of them, in float32 or better and divided
-    by the temperature, gives a number a position and its derivative by the divided logits; the sum
-    is multiplied by `factor`. Rules that `overwrite` get logits that nobody else needs. The rule may
-    know more positions than these: then `index` says which of them they are.
+class Answer(NamedTuple):
+    """A number a position, and its derivative by the logits divided by the temperature: `gradient`,
+    times `rows` where there are some, and with `added` at some `classes`. With many classes each
+    pass over them counts, and both can be had in that in which several losses are added up.
 
-    Shapes: rule takes logits (p, C) and which positions they are; gives (p,) and (p, C); index (P,).
+    Shapes: value (p,), gradient (p, C), rows (p, 1), classes and added (p, E).
     """
 
-    rule: Callable[[Tensor, Places], tuple[Tensor, Tensor]]
+    value: Tensor
+    gradient: Tensor
+    rows: Tensor | None = None
+    classes: Tensor | None = None
+    added: Tensor | None = None
+
+    def weighed(self, weights: Tensor) -> "Answer":
+        """Let each position count as much as it weighs. Shapes: weights (p,)."""
+        column = weights.to(self.gradient.dtype)[:, None]
+        return Answer(
+            self.value * column[:, 0],
+            self.gradient,
+            column if self.rows is None else self.rows * column,
+            self.classes,
+            None if self.added is None else self.added * column,
+        )
+
+    def derivative(self, slope: Tensor | float = 1.0) -> Tensor:
+        """Put it together, times a slope, where the gradient lies. Shapes: returns (p, C)."""
+        found = self.gradient
+        scale = slope if self.rows is None else self.rows * slope
+        if isinstance(scale, Tensor) or scale != 1:
+            found = found.mul_(scale)
+        return self.add_sparse(found, slope)
+
+    def add_sparse(self, whole: Tensor, slope: Tensor | float) -> Tensor:
+        """Add what is for some classes alone to a whole, times a slope. Shapes: whole (p, C)."""
+        if self.classes is None or self.added is None:
+            return whole
+        return whole.scatter_add_(1, self.classes, (self.added * slope).to(whole.dtype))
+
+
+# Of logits (p, C) of some positions, in float32 or better, and of which ones they are; they may be
+# overwritten where it says so.
+Rule = Callable[[Tensor, Places, bool], Answer]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss over P positions: what `rule` says of some of them is summed, and multiplied by
+    `factor`. Rules that `overwrite` make a copy of logits that others need. The rule may know more
+    positions than these: then `index` says which of them they are.
+
+    Shapes: index (P,).
+    """
+
+    rule: Rule
     factor: Tensor | float
     positions: int
     temperature: float = 1.0
     overwrites: bool = False
     index: Tensor | None = None
 
-    def compare(
-        self, logits: Tensor, places: Places, *, spare: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Apply the rule; logits that are `spare` may be overwritten.
-
-        Shapes: logits (p, C); returns (p,), and (p, C), the derivative by the divided logits.
-        """
+    def compare(self, logits: Tensor, places: Places, *, spare: bool = False) -> Answer:
+        """Apply the rule; logits that are `spare` may be overwritten. Shapes: logits (p, C)."""
         wide = at_least_float32(logits)
-        is_own = spare or wide is not logits
-        if is_own and self.temperature != 1:
-            wide = wide.div_(self.temperature)
-        elif not is_own and (self.overwrites or self.temperature != 1):
-            wide = wide / self.temperature
-        return self.rule(wide, places if self.index is None else cut(self.index, places))
+        at = places if self.index is None else cut(self.index, places)
+        return self.rule(wide, at, spare or wide is not logits)
 
     @property
     def slope(self) -> Tensor | float:
@@ -104,10 +139,10 @@ class _Applied(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, term: Term) -> Tensor:
-        values, gradient = term.compare(logits, slice(0, len(logits)))
-        ctx.save_for_backward(gradient)
+        answer = term.compare(logits, slice(0, len(logits)))
+        ctx.save_for_backward(answer.derivative())
         ctx.slope = term.slope
-        return scaled(values.sum(), term.factor)
+        return scaled(answer.value.sum(), term.factor)
 
     @staticmethod
     @once_differentiable

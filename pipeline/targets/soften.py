@@ -6,6 +6,7 @@ Knows what Targets hold; not where they came from, nor what a student is asked t
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,33 +102,75 @@ def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor
     if targets.has_mass_alone and temperature != 1:
         shape = _shape(targets).scatter_(1, targets.classes, -math.inf)
         missing = (log_tail_sum(targets, 1.0) - shape.logsumexp(1)) / temperature
-        probs, log_sum = softmax(shape.div_(temperature))
+        exps, sums, log_sum = make_exps(shape.div_(temperature))
         log_tail = log_sum[:, 0] + missing
     else:
         shape = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
-        probs, log_sum = softmax(shape)
+        exps, sums, log_sum = make_exps(shape)
         log_tail = log_tail_sum(targets, temperature)
     soft = _normalise(targets, temperature, log_tail)
     assert soft.log_tail is not None
     log_kept = _at_their_places(targets, soft.log_probs)
-    probs.mul_(soft.log_tail.exp()[:, None]).scatter_(1, targets.classes, log_kept.exp())
+    mass = soft.log_tail.exp()[:, None]
+    probs = exps.mul_(mass if sums is None else mass / sums)
+    probs.scatter_(1, targets.classes, log_kept.exp())
     log_probs = shape.add_(soft.log_tail[:, None] - log_sum)
     return probs, log_probs.scatter_(1, targets.classes, log_kept)
 
 
-def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Give probabilities, and the logarithm of what exps were divided by.
+class Exps(NamedTuple):
+    """What a softmax is made of: divided by `sums`, or as they are where there are none, `exps` are
+    probabilities; `log_sums` are the logarithms of the sums of exp(logits / T).
 
-    It follows from the class that is largest, and from its probability.
+    Shapes: exps (P, C), sums and log_sums (P, 1).
+    """
 
-    Shapes: logits (P, C), finite but for minus infinity; returns (P, C) and (P, 1).
+    exps: Tensor
+    sums: Tensor | None
+    log_sums: Tensor
+
+
+def make_exps(logits: Tensor, temperature: float = 1.0, *, overwrite: bool = False) -> Exps:
+    """Go through many classes four times, where dividing, a softmax and its logarithm would take
+    seven; dividing by sums can wait for the pass in which something else is done.
+
+    Shapes: logits (P, C), finite but for minus infinity; they may be told to be overwritten.
     """
     if logits.shape[1] < FEW_CLASSES:
-        log_probs = logits.log_softmax(1)
-        log_sum = logits.amax(1, keepdim=True).sub_(log_probs.amax(1, keepdim=True))
-        return log_probs.exp_(), log_sum
-    probs = logits.softmax(1)
-    return probs, logits.amax(1, keepdim=True).sub_(probs.amax(1, keepdim=True).log_())
+        divided = logits if temperature == 1 else logits / temperature
+        log_probs = divided.log_softmax(1)
+        log_sums = divided.amax(1, keepdim=True).sub_(log_probs.amax(1, keepdim=True))
+        return Exps(log_probs.exp_(), None, log_sums)
+    relative, largest = _relative(logits, temperature, overwrite=overwrite)
+    exps = relative.exp_()
+    sums = exps.sum(1, keepdim=True)
+    return Exps(exps, sums, sums.log().add_(largest))
+
+
+def normalise(
+    logits: Tensor, temperature: float = 1.0, *, overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Give probabilities at a temperature, and their logarithms.
+
+    Shapes: logits (P, C), which may be told to be overwritten; returns (P, C) twice.
+    """
+    if logits.shape[1] < FEW_CLASSES:
+        divided = logits if temperature == 1 else logits / temperature
+        log_probs = divided.log_softmax(1)
+        return log_probs.exp(), log_probs
+    relative, _ = _relative(logits, temperature, overwrite=overwrite)
+    exps = relative.exp()
+    sums = exps.sum(1, keepdim=True)
+    return exps.div_(sums), relative.sub_(sums.log())
+
+
+def _relative(logits: Tensor, temperature: float, *, overwrite: bool) -> tuple[Tensor, Tensor]:
+    """Divide by the temperature and subtract what is then largest, in one pass, and give both."""
+    largest, out = logits.amax(1, keepdim=True), logits if overwrite else None
+    if temperature == 1:
+        return torch.sub(logits, largest, out=out), largest
+    largest = largest.div_(temperature)
+    return torch.add(-largest, logits, alpha=1 / temperature, out=out), largest
 
 
 def left_out_logits(targets: Targets) -> Tensor:

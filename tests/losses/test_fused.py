@@ -34,7 +34,7 @@ KINDS: list[dict[str, Any]] = [
 def _small_chunks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Chunks of 8 positions, of 3 blocks each, of classes that are few or called many."""
     if request.param == "many":
-        for module in ("losses.hard_labels", "losses.divergence", "targets.soften"):
+        for module in ("losses.hard_labels", "losses.tails", "targets.soften"):
             # Named by its file, for the room has a function of this name.
             monkeypatch.setattr(sys.modules[f"pipeline.{module}"], "FEW_CLASSES", 0)
     monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", {"cpu": 8 * CLASSES})
@@ -220,3 +220,17 @@ def test_going_back_twice_gives_the_same_gradient_twice() -> None:
     total = 3.0 * fused_losses(states, layer, [(1.0, term)])[0]
     once, twice = (torch.autograd.grad(total, layer.weight, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(once, twice)
+
+
+def test_what_was_learned_outlives_the_memory_of_the_logits() -> None:
+    states, layer = student(bias=True)
+    labels = make_labels()
+    total, values = fused_losses(states, layer, [(1.0, hard_labels_term(labels))])
+    before = values.clone()
+    with torch.inference_mode():  # as an evaluation in between; of more positions
+        fused_losses(states.repeat(3, 1), layer, [(1.0, hard_labels_term(labels.repeat(3)))])
+    fused_losses(states[:5] * 2, layer, [(1.0, hard_labels_term(labels[:5]))])
+    plain = LOSSES["hard_labels"].function(layer(states), labels)
+    assert torch.equal(values, before)
+    for one, other in zip(grads(total, states, layer), grads(plain, states, layer), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -113,11 +113,20 @@ def test_mixed_labels_count_by_their_shares_and_only_where_both_are_known() -> N
 def test_mixed_labels_in_chunks_are_those_at_once() -> None:
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     term = hard_labels_term(mixed())
-    parts = [term.rule(logits[cut], cut) for cut in (slice(0, 3), slice(3, 4))]
-    value = sum(float(values.sum()) for values, _ in parts) * float(term.factor)
+    parts = [term.rule(logits[cut], cut, False) for cut in (slice(0, 3), slice(3, 4))]
+    value = sum(float(each.value.sum()) for each in parts) * float(term.factor)
     assert value == pytest.approx(float(hard_labels(logits, mixed())))
 
 
 def test_a_mixed_label_that_is_no_class_is_refused() -> None:
     with pytest.raises(TargetError, match="1 labels are not classes of the student: 3 at"):
         hard_labels(torch.zeros(4, 3), mixed())
+
+
+@pytest.mark.parametrize("classes", [4, 300])
+def test_what_is_infinite_where_there_is_no_label_costs_nothing(classes: int) -> None:
+    logits, labels = draw(2, classes), torch.tensor([-1, 1])
+    logits[0, 0] = -math.inf
+    answer = hard_labels_term(labels).compare(logits, slice(0, 2))
+    assert answer.value[0] == 0
+    assert answer.derivative()[0].tolist() == [0] * classes
