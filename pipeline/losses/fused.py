@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.losses.average import at_least_float32
 from pipeline.losses.term import Answer, Term
+from pipeline.targets import FEW_CLASSES
 
 # A loss, and its weight among others.
 Weighted = tuple[float, Term]
@@ -164,10 +166,13 @@ def _compare_all(
     order = sorted(range(len(terms)), key=lambda number: terms[number][1].overwrites)
     values = dict[int, Tensor]()
     together: Tensor | None = None
+    largest = None
+    if len(terms) > 1 and logits.shape[1] >= FEW_CLASSES:  # one pass for all
+        largest = at_least_float32(logits.amax(1, keepdim=True))
     for number in order:
         weight, term = terms[number]
         is_last = number == order[-1]
-        answer = term.compare(logits, places, spare=spare and is_last)
+        answer = term.compare(logits, places, spare=spare and is_last, largest=largest)
         values[number] = answer.value
         slope = term.slope * weight
         if together is None:

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Answer, Places, Term, apply, cut
+from pipeline.losses.term import Answer, Block, Term, apply, cut
 from pipeline.targets import (
     FEW_CLASSES,
     Bounded,
@@ -56,10 +56,9 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
     if isinstance(known.labels, MixedLabels):
         return _mixed_term(known.labels, known, count)
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
-        check_classes(known, logits.shape[1])
-        here = cut(plain(known), places)
-        return surprise(logits, here, overwrite, all_known=known.low > UNLABELLED)
+    def compare(block: Block) -> Answer:
+        check_classes(known, block.logits.shape[1])
+        return surprise(block, cut(plain(known), block.places), all_known=known.low > UNLABELLED)
 
     return Term(compare, share(count_labelled(known) if count is None else count), len(known))
 
@@ -71,13 +70,14 @@ def plain(known: Bounded) -> Tensor:
     return labels.labels if isinstance(labels, PseudoLabels) else labels
 
 
-def surprise(logits: Tensor, labels: Tensor, overwrite: bool, *, all_known: bool) -> Answer:
+def surprise(block: Block, labels: Tensor, *, all_known: bool) -> Answer:
     """Give cross-entropy and its derivative by the logits; both are 0 where a label is -1.
 
-    Shapes: logits (p, C), labels (p,).
+    Shapes: labels (p,).
     """
     at = labels if all_known else labels.clamp(min=0)
-    answer = _few(logits, at) if logits.shape[1] < FEW_CLASSES else _many(logits, at, overwrite)
+    is_few = block.logits.shape[1] < FEW_CLASSES
+    answer = _few(block.logits, at) if is_few else _many(block, at)
     if all_known:
         return answer
     known = labels != UNLABELLED
@@ -92,11 +92,11 @@ def _few(logits: Tensor, at: Tensor) -> Answer:
     return Answer(value, log_probs.exp_().sub_(certain))
 
 
-def _many(logits: Tensor, at: Tensor, overwrite: bool) -> Answer:
-    own = logits.gather(1, at[:, None])
-    exps, sums, log_sums = make_exps(logits, overwrite=overwrite)
+def _many(block: Block, at: Tensor) -> Answer:
+    own = block.logits.gather(1, at[:, None])
+    exps, sums, log_sums = make_exps(block.logits, overwrite=block.spare, largest=block.largest)
     assert sums is not None
-    taken = constants((-1.0,), logits).expand(len(at), 1)
+    taken = constants((-1.0,), exps).expand(len(at), 1)
     return Answer((log_sums - own)[:, 0], exps, sums.reciprocal_(), at[:, None], taken)
 
 
@@ -110,10 +110,10 @@ def _mixed_term(labels: MixedLabels, known: Bounded, count: Tensor | float | Non
         (hard_labels_term(Bounded(each, known.low, known.high), 1.0), part) for each, part in pairs
     ]
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+    def compare(block: Block) -> Answer:
         (one, own), (other, others) = terms
-        first = one.rule(logits, places, False).weighed(cut(own, places))
-        second = other.rule(logits, places, overwrite).weighed(cut(others, places))
+        first = one.rule(block._replace(spare=False)).weighed(cut(own, block.places))
+        second = other.rule(block).weighed(cut(others, block.places))
         return Answer(first.value + second.value, first.derivative().add_(second.derivative()))
 
     return Term(compare, share(count_labelled(known) if count is None else count), len(labels))

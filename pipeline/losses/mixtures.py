@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from pipeline.losses.divergence import Divergence, Probs
 from pipeline.losses.tails import (
@@ -17,7 +16,7 @@ from pipeline.losses.tails import (
     compare_some,
     dense,
 )
-from pipeline.losses.term import Answer, Places, Rule, cut
+from pipeline.losses.term import Answer, Block, Rule, cut
 from pipeline.targets import Mixture, normalise
 from pipeline.targets.mixtures import average, merge, merge_kept
 
@@ -64,8 +63,8 @@ def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Rul
         for targets in mixture.members
     ]
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
-        answers = [each(logits, places, False) for each in compares]
+    def compare(block: Block) -> Answer:
+        answers = [each(block._replace(spare=False)) for each in compares]
         values = [w * each.value for w, each in zip(mixture.weights, answers, strict=True)]
         gradients = [each.derivative(w) for w, each in zip(mixture.weights, answers, strict=True)]
         return Answer(torch.stack(values).sum(0), torch.stack(gradients).sum(0))

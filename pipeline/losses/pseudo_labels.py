@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.losses.average import share
 from pipeline.losses.hard_labels import UNLABELLED, check_classes, check_labels, plain, surprise
-from pipeline.losses.term import Answer, Places, Term, apply, cut
+from pipeline.losses.term import Answer, Block, Term, apply, cut
 from pipeline.targets import Bounded, PseudoLabels, bounded
 
 
@@ -34,11 +34,11 @@ def pseudo_labels_term(labels: PseudoLabels | Bounded, count: Tensor | float | N
     """Make the loss of some pseudo-labels, for logits that come later."""
     known = bounded(labels)
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
-        check_classes(known, logits.shape[1], "pseudo_labels")
-        here = cut(plain(known), places)
-        answer = surprise(logits, here, overwrite, all_known=known.low > UNLABELLED)
-        return answer.weighed(cut(_weights(known), places))
+    def compare(block: Block) -> Answer:
+        check_classes(known, block.logits.shape[1], "pseudo_labels")
+        here = cut(plain(known), block.places)
+        answer = surprise(block, here, all_known=known.low > UNLABELLED)
+        return answer.weighed(cut(_weights(known), block.places))
 
     return Term(compare, share(count_pseudo(known) if count is None else count), len(known))
 

@@ -17,7 +17,7 @@ from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
 from pipeline.losses.mixtures import MIXTURE_RULES, over_all
 from pipeline.losses.tails import FORWARD_ONLY, RULES, dense
-from pipeline.losses.term import Answer, Places, Rule, Term, apply, cut
+from pipeline.losses.term import Answer, Block, Rule, Term, apply, cut
 from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy", "pseudo_label")
@@ -98,16 +98,15 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+    def compare(block: Block) -> Answer:
+        logits = block.logits
         if logits.shape[1] == targets.class_count:
-            answer = compare_common(logits, places, overwrite)
+            answer = compare_common(block)
         elif logits.shape[1] > targets.class_count:
-            answer = _compare_wider(
-                compare_common, logits, places, targets.class_count, chosen.temperature
-            )
+            answer = _compare_wider(compare_common, block, targets.class_count, chosen.temperature)
         else:
             raise _other_shape(logits, targets)
-        return answer if weights is None else answer.weighed(cut(weights, places))
+        return answer if weights is None else answer.weighed(cut(weights, block.places))
 
     return Term(
         compare,
@@ -150,18 +149,17 @@ def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
     return weights / math.log(targets.class_count) if weigh_by == "entropy" else weights
 
 
-def _compare_wider(
-    compare_common: Rule, logits: Tensor, places: Places, c: int, temperature: float
-) -> Answer:
+def _compare_wider(compare_common: Rule, block: Block, c: int, temperature: float) -> Answer:
     """Compare the C classes that both have; of the student's others, only their mass counts.
 
     The divergence of distributions over all of them is that over the common ones, among
     themselves, minus the log of the student's mass there: the teacher has all of its own there.
     """
+    logits = block.logits
     common, others = logits[:, :c] / temperature, logits[:, c:] / temperature
     outside = others.logsumexp(1) - common.logsumexp(1)
     lost, shares = outside.sigmoid()[:, None], common.softmax(1)
-    answer = compare_common(logits[:, :c], places, False)
+    answer = compare_common(Block(logits[:, :c], block.places))
     gradient = torch.cat([answer.derivative() - lost * shares, lost * others.softmax(1)], 1)
     return Answer(answer.value + torch.nn.functional.softplus(outside), gradient)
 

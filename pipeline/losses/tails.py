@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.divergence import Divergence, Probs
-from pipeline.losses.term import Answer, Places, Rule, cut
+from pipeline.losses.term import Answer, Block, Places, Rule, cut
 from pipeline.targets import (
     FEW_CLASSES,
     Targets,
@@ -28,6 +28,9 @@ from pipeline.targets import (
 )
 from pipeline.targets.rounding import LOWEST_LOGIT
 
+# Of the left-out classes those that are looked at, and how far below the largest logit they may be,
+# in nats: float32 ends at 87.
+PROBED, FAR = 64, 60.0
 # Of targets of P positions, a temperature and a divergence.
 MakeRule = Callable[[Targets, float, Divergence], Rule]
 
@@ -123,32 +126,43 @@ def compare_bucket(
     k = classes.shape[1]
     taught = Probs(*normalise(teacher))
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
-        here = cut(classes, places)
-        rest, left = _own(logits, temperature, overwrite)  # (p, C)
+    def compare(block: Block) -> Answer:
+        here = cut(classes, block.places)
+        rest, left = _own(block, temperature)  # (p, C)
         kept = rest.gather(1, here)  # (p, K)
         if left != 1:
             kept = kept.div_(left)
         if spare is not None:
-            kept.masked_fill_(cut(spare, places), LOWEST_LOGIT)
+            kept.masked_fill_(cut(spare, block.places), LOWEST_LOGIT)
         rest.scatter_(1, here, -math.inf)
         # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
-        exps, sums, log_rest = make_exps(rest, left, overwrite=True)
+        largest = block.largest if _is_near(rest, block.largest, left) else None
+        exps, sums, log_rest = make_exps(rest, left, overwrite=True, largest=largest)
         asked = Probs(*normalise(torch.cat([kept, log_rest], 1), overwrite=True))
-        value, of_kept = divergence(taught.at(places), asked)
+        value, of_kept = divergence(taught.at(block.places), asked)
         tail = of_kept[:, k:]
         return Answer(value, exps, tail if sums is None else tail / sums, here, of_kept[:, :k])
 
     return compare
 
 
-def _own(logits: Tensor, temperature: float, overwrite: bool) -> tuple[Tensor, float]:
+def _is_near(rest: Tensor, largest: Tensor | None, temperature: float) -> bool:
+    """Say whether exps of what is left, relative to the largest of all, are far from underflowing:
+    that of a few classes tells, without a pass over all. A GPU would be waited for.
+    """
+    if largest is None or rest.device.type != "cpu":
+        return False
+    few = rest[:, :PROBED].amax(1, keepdim=True)
+    return float((largest - few).max()) < FAR * temperature
+
+
+def _own(block: Block, temperature: float) -> tuple[Tensor, float]:
     """Give logits that may be overwritten, and by what they have yet to be divided: of many classes
     that is done in the pass in which their exps are made.
     """
-    if logits.shape[1] < FEW_CLASSES:
-        return logits / temperature, 1.0
-    return logits if overwrite else logits.clone(), temperature
+    if block.logits.shape[1] < FEW_CLASSES:
+        return block.logits / temperature, 1.0
+    return block.logits if block.spare else block.logits.clone(), temperature
 
 
 def compare_all(
@@ -160,8 +174,9 @@ def compare_all(
     Shapes: rebuild gives (p, C).
     """
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
-        asked = Probs(*normalise(logits, temperature, overwrite=overwrite))
+    def compare(block: Block) -> Answer:
+        logits, places, spare, largest = block
+        asked = Probs(*normalise(logits, temperature, overwrite=spare, largest=largest))
         value, gradient = divergence(rebuild(places), asked)
         return Answer(value, gradient.to(logits.dtype))
 
@@ -178,10 +193,11 @@ def compare_some(
     assert classes is not None
     pull, total = -weights, weights.sum(1, keepdim=True)
 
-    def compare(logits: Tensor, places: Places, overwrite: bool) -> Answer:
+    def compare(block: Block) -> Answer:
+        logits, places, spare, largest = block
         here = cut(classes, places)
         asked = logits.gather(1, here).div_(temperature)
-        exps, sums, log_sums = make_exps(logits, temperature, overwrite=overwrite)
+        exps, sums, log_sums = make_exps(logits, temperature, overwrite=spare, largest=largest)
         surprise = cut(log_probs, places) - asked.sub_(log_sums)
         value, rows = surprise.mul_(cut(weights, places)).sum(1), cut(total, places)
         return Answer(value, exps, rows if sums is None else rows / sums, here, cut(pull, places))

@@ -59,9 +59,22 @@ class Answer(NamedTuple):
         return whole.scatter_add_(1, self.classes, (self.added * slope).to(whole.dtype))
 
 
-# Of logits (p, C) of some positions, in float32 or better, and of which ones they are; they may be
-# overwritten where it says so.
-Rule = Callable[[Tensor, Places, bool], Answer]
+class Block(NamedTuple):
+    """A student's logits at some positions, in float32 or better, and which ones these are.
+
+    They may be overwritten if they are `spare`; no logit of a position is above its `largest`, if
+    somebody has looked.
+
+    Shapes: logits (p, C), largest (p, 1).
+    """
+
+    logits: Tensor
+    places: Places
+    spare: bool = False
+    largest: Tensor | None = None
+
+
+Rule = Callable[[Block], Answer]
 
 
 @dataclass(frozen=True)
@@ -80,11 +93,21 @@ class Term:
     overwrites: bool = False
     index: Tensor | None = None
 
-    def compare(self, logits: Tensor, places: Places, *, spare: bool = False) -> Answer:
-        """Apply the rule; logits that are `spare` may be overwritten. Shapes: logits (p, C)."""
+    def compare(
+        self,
+        logits: Tensor,
+        places: Places,
+        *,
+        spare: bool = False,
+        largest: Tensor | None = None,
+    ) -> Answer:
+        """Apply the rule to what makes a `Block` with logits of any precision.
+
+        Shapes: logits (p, C), largest (p, 1).
+        """
         wide = at_least_float32(logits)
         at = places if self.index is None else cut(self.index, places)
-        return self.rule(wide, at, spare or wide is not logits)
+        return self.rule(Block(wide, at, spare or wide is not logits, largest))
 
     @property
     def slope(self) -> Tensor | float:

@@ -130,46 +130,60 @@ class Exps(NamedTuple):
     log_sums: Tensor
 
 
-def make_exps(logits: Tensor, temperature: float = 1.0, *, overwrite: bool = False) -> Exps:
+def make_exps(
+    logits: Tensor,
+    temperature: float = 1.0,
+    *,
+    overwrite: bool = False,
+    largest: Tensor | None = None,
+) -> Exps:
     """Go through many classes four times, where dividing, a softmax and its logarithm would take
     seven; dividing by sums can wait for the pass in which something else is done.
 
-    Shapes: logits (P, C), finite but for minus infinity; they may be told to be overwritten.
+    Shapes: logits (P, C), finite but for minus infinity, which may be told to be overwritten;
+        largest (P, 1), what none is above and the largest is not far below, if that is known.
     """
     if logits.shape[1] < FEW_CLASSES:
         divided = logits if temperature == 1 else logits / temperature
         log_probs = divided.log_softmax(1)
         log_sums = divided.amax(1, keepdim=True).sub_(log_probs.amax(1, keepdim=True))
         return Exps(log_probs.exp_(), None, log_sums)
-    relative, largest = _relative(logits, temperature, overwrite=overwrite)
+    relative, largest = _relative(logits, temperature, overwrite, largest)
     exps = relative.exp_()
     sums = exps.sum(1, keepdim=True)
     return Exps(exps, sums, sums.log().add_(largest))
 
 
 def normalise(
-    logits: Tensor, temperature: float = 1.0, *, overwrite: bool = False
+    logits: Tensor,
+    temperature: float = 1.0,
+    *,
+    overwrite: bool = False,
+    largest: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Give probabilities at a temperature, and their logarithms.
 
-    Shapes: logits (P, C), which may be told to be overwritten; returns (P, C) twice.
+    Shapes: logits and largest as for exps; returns (P, C) twice.
     """
     if logits.shape[1] < FEW_CLASSES:
         divided = logits if temperature == 1 else logits / temperature
         log_probs = divided.log_softmax(1)
         return log_probs.exp(), log_probs
-    relative, _ = _relative(logits, temperature, overwrite=overwrite)
+    relative, _ = _relative(logits, temperature, overwrite, largest)
     exps = relative.exp()
     sums = exps.sum(1, keepdim=True)
     return exps.div_(sums), relative.sub_(sums.log())
 
 
-def _relative(logits: Tensor, temperature: float, *, overwrite: bool) -> tuple[Tensor, Tensor]:
+def _relative(
+    logits: Tensor, temperature: float, overwrite: bool, largest: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Divide by the temperature and subtract what is then largest, in one pass, and give both."""
-    largest, out = logits.amax(1, keepdim=True), logits if overwrite else None
+    out = logits if overwrite else None
+    largest = logits.amax(1, keepdim=True) if largest is None else largest
     if temperature == 1:
         return torch.sub(logits, largest, out=out), largest
-    largest = largest.div_(temperature)
+    largest = largest / temperature
     return torch.add(-largest, logits, alpha=1 / temperature, out=out), largest
 
 

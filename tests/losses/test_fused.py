@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TargetError
-from pipeline.losses import LOSSES, Term, fused_losses, joined_losses, soft_targets
+from pipeline.losses import (
+    LOSSES,
+    Term,
+    fused_losses,
+    hard_labels,
+    joined_losses,
+    soft_targets,
+)
 from pipeline.losses.fused import _Fused
 from pipeline.losses.hard_labels import hard_labels_term
 from pipeline.losses.soft_targets import soft_targets_term
@@ -34,7 +41,7 @@ KINDS: list[dict[str, Any]] = [
 def _small_chunks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Chunks of 8 positions, of 3 blocks each, of classes that are few or called many."""
     if request.param == "many":
-        for module in ("losses.hard_labels", "losses.tails", "targets.soften"):
+        for module in ("losses.fused", "losses.hard_labels", "losses.tails", "targets.soften"):
             # Named by its file, for the room has a function of this name.
             monkeypatch.setattr(sys.modules[f"pipeline.{module}"], "FEW_CLASSES", 0)
     monkeypatch.setattr("pipeline.losses.fused.CHUNK_ELEMENTS", {"cpu": 8 * CLASSES})
@@ -234,3 +241,18 @@ def test_what_was_learned_outlives_the_memory_of_the_logits() -> None:
     assert torch.equal(values, before)
     for one, other in zip(grads(total, states, layer), grads(plain, states, layer), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gap", [1.0, 100.0, 1e4])
+def test_a_tail_far_below_what_was_kept_is_as_exact_as_alone(gap: float) -> None:
+    targets = make_targets(kind="top_k", k=5)
+    assert targets.classes is not None
+    logits = draw(POSITIONS, CLASSES, seed=3).scatter_add_(
+        1, targets.classes, torch.full(targets.classes.shape, gap)
+    )
+    terms = [(1.0, hard_labels_term(make_labels())), (1.0, soft_targets_term(targets))]
+    plain = logits.double().requires_grad_()
+    whole = hard_labels(plain, make_labels()) + soft_targets(plain, targets)
+    _, gradient = joined_losses(logits, terms)
+    expected = torch.autograd.grad(whole, plain)[0].float()
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)

@@ -113,7 +113,7 @@ def test_mixed_labels_count_by_their_shares_and_only_where_both_are_known() -> N
 def test_mixed_labels_in_chunks_are_those_at_once() -> None:
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     term = hard_labels_term(mixed())
-    parts = [term.rule(logits[cut], cut, False) for cut in (slice(0, 3), slice(3, 4))]
+    parts = [term.compare(logits[cut], cut) for cut in (slice(0, 3), slice(3, 4))]
     value = sum(float(each.value.sum()) for each in parts) * float(term.factor)
     assert value == pytest.approx(float(hard_labels(logits, mixed())))
 
