@@ -102,18 +102,18 @@ def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor
     if targets.has_mass_alone and temperature != 1:
         shape = _shape(targets).scatter_(1, targets.classes, -math.inf)
         missing = (log_tail_sum(targets, 1.0) - shape.logsumexp(1)) / temperature
-        exps, sums, log_sum = make_exps(shape.div_(temperature))
+        probs = shape.div_(temperature).softmax(1)
+        log_sum = _log_sums(shape.amax(1, keepdim=True), probs)
         log_tail = log_sum[:, 0] + missing
     else:
         shape = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
-        exps, sums, log_sum = make_exps(shape)
+        probs = shape.softmax(1)
+        log_sum = _log_sums(shape.amax(1, keepdim=True), probs)
         log_tail = log_tail_sum(targets, temperature)
     soft = _normalise(targets, temperature, log_tail)
     assert soft.log_tail is not None
     log_kept = _at_their_places(targets, soft.log_probs)
-    mass = soft.log_tail.exp()[:, None]
-    probs = exps.mul_(mass if sums is None else mass / sums)
-    probs.scatter_(1, targets.classes, log_kept.exp())
+    probs.mul_(soft.log_tail.exp()[:, None]).scatter_(1, targets.classes, log_kept.exp())
     log_probs = shape.add_(soft.log_tail[:, None] - log_sum)
     return probs, log_probs.scatter_(1, targets.classes, log_kept)
 
@@ -169,10 +169,19 @@ def normalise(
         divided = logits if temperature == 1 else logits / temperature
         log_probs = divided.log_softmax(1)
         return log_probs.exp(), log_probs
-    relative, _ = _relative(logits, temperature, overwrite, largest)
-    exps = relative.exp()
-    sums = exps.sum(1, keepdim=True)
-    return exps.div_(sums), relative.sub_(sums.log())
+    divided = logits
+    if temperature != 1 or not overwrite:
+        divided = torch.div(logits, temperature, out=logits if overwrite else None)
+    probs = divided.softmax(1)
+    largest = divided.amax(1, keepdim=True) if largest is None else largest / temperature
+    return probs, divided.sub_(_log_sums(largest, probs))
+
+
+def _log_sums(largest: Tensor, probs: Tensor) -> Tensor:
+    """Find the logarithms of what exps were divided by: they follow from the logit that is largest,
+    and from its probability. Shapes: largest (P, 1), probs (P, C); returns (P, 1).
+    """
+    return largest - probs.amax(1, keepdim=True).log_()
 
 
 def _relative(
