@@ -140,8 +140,10 @@ def compare_bucket(
         exps, sums, log_rest = make_exps(rest, left, overwrite=True, largest=largest)
         asked = Probs(*normalise(torch.cat([kept, log_rest], 1), overwrite=True))
         value, of_kept = divergence(taught.at(block.places), asked)
-        tail = of_kept[:, k:]
-        return Answer(value, exps, tail if sums is None else tail / sums, here, of_kept[:, :k])
+        tail, kept_alone = of_kept[:, k:], of_kept[:, :k]
+        if sums is None:  # of few classes an operation costs more than a pass
+            return Answer(value, Answer(value, exps, tail, here, kept_alone).derivative())
+        return Answer(value, exps, tail / sums, here, kept_alone)
 
     return compare
 

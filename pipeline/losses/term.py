@@ -47,16 +47,22 @@ class Answer(NamedTuple):
     def derivative(self, slope: Tensor | float = 1.0) -> Tensor:
         """Put it together, times a slope, where the gradient lies. Shapes: returns (p, C)."""
         found = self.gradient
-        scale = slope if self.rows is None else self.rows * slope
-        if isinstance(scale, Tensor) or scale != 1:
-            found = found.mul_(scale)
+        if self.rows is not None:
+            found = found.mul_(_times(self.rows, slope))
+        elif isinstance(slope, Tensor) or slope != 1:
+            found = found.mul_(slope)
         return self.add_sparse(found, slope)
 
     def add_sparse(self, whole: Tensor, slope: Tensor | float) -> Tensor:
         """Add what is for some classes alone to a whole, times a slope. Shapes: whole (p, C)."""
         if self.classes is None or self.added is None:
             return whole
-        return whole.scatter_add_(1, self.classes, (self.added * slope).to(whole.dtype))
+        return whole.scatter_add_(1, self.classes, _times(self.added, slope).to(whole.dtype))
+
+
+def _times(tensor: Tensor, slope: Tensor | float) -> Tensor:
+    """Multiply; by 1 not at all."""
+    return tensor if isinstance(slope, float) and slope == 1 else tensor * slope
 
 
 class Block(NamedTuple):
