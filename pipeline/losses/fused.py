@@ -91,9 +91,9 @@ class _Fused(torch.autograd.Function):
             if by_bias is not None:
                 by_bias += logits.sum(0, dtype=by_bias.dtype)
         ctx.save_for_backward(by_states, by_weight, by_bias)
-        weights = values.new_tensor([weight for weight, _ in terms])
         ctx.mark_non_differentiable(values)
-        return (values * weights).sum(), values
+        weighted = [weight * value for (weight, _), value in zip(terms, values, strict=True)]
+        return torch.stack(weighted).sum(), values
 
     @staticmethod
     @once_differentiable
@@ -106,18 +106,20 @@ class _Fused(torch.autograd.Function):
 
 
 def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Make logits, on a CPU in memory that is kept from step to step. Shapes: returns (p, C).
+    """Make logits, on a CPU in memory that is kept from step to step. All are of one dtype.
+
+    Shapes: states (p, d), weight (C, d), bias (C,); returns (p, C).
 
     What is larger than 32 MiB malloc gives back to the system: to get it anew, page by page, costs
     a language student a tenth of its step.
     """
-    if states.device.type != "cpu" or states.dtype != weight.dtype:
+    if states.device.type != "cpu":
         return nn.functional.linear(states, weight, bias)
     size = len(states) * len(weight)
     room = getattr(_KEPT, "room", None)  # of each thread its own
     if room is None or room.numel() < size or room.dtype != weight.dtype:
         with torch.inference_mode(False):  # what is made inside cannot be used in training
-            room = _KEPT.room = torch.empty(size, dtype=weight.dtype)
+            room = _KEPT.room = torch.empty(size, dtype=weight.dtype, device=states.device)
     logits: Tensor = room[:size].view(len(states), len(weight))
     if bias is None:
         return torch.mm(states, weight.T, out=logits)
@@ -148,7 +150,7 @@ def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) 
         block = logits[first : first + size]
         places = slice(start + first, start + first + len(block))
         found, _ = _compare_all(block, places, terms, spare=True)
-        # By numbers, and not by a tensor of them: to make one, a GPU would be waited for.
+        # Here as in all of this, by numbers: to make a tensor of them, a GPU would be waited for.
         scaled = [value * term.factor for value, (_, term) in zip(found, terms, strict=True)]
         values += torch.stack(scaled).sum(1)
     return values

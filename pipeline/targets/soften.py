@@ -144,8 +144,7 @@ def make_exps(
         largest (P, 1), what none is above and the largest is not far below, if that is known.
     """
     if logits.shape[1] < FEW_CLASSES:
-        divided = logits if temperature == 1 else logits / temperature
-        log_probs = divided.log_softmax(1)
+        divided, log_probs = _log_softmax(logits, temperature)
         log_sums = divided.amax(1, keepdim=True).sub_(log_probs.amax(1, keepdim=True))
         return Exps(log_probs.exp_(), None, log_sums)
     relative, largest = _relative(logits, temperature, overwrite, largest)
@@ -166,8 +165,7 @@ def normalise(
     Shapes: logits and largest as for exps; returns (P, C) twice.
     """
     if logits.shape[1] < FEW_CLASSES:
-        divided = logits if temperature == 1 else logits / temperature
-        log_probs = divided.log_softmax(1)
+        _, log_probs = _log_softmax(logits, temperature)
         return log_probs.exp(), log_probs
     divided = logits
     if temperature != 1 or not overwrite:
@@ -175,6 +173,11 @@ def normalise(
     probs = divided.softmax(1)
     largest = divided.amax(1, keepdim=True) if largest is None else largest / temperature
     return probs, divided.sub_(_log_sums(largest, probs))
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    divided = logits if temperature == 1 else logits / temperature
+    return divided, divided.log_softmax(1)
 
 
 def _log_sums(largest: Tensor, probs: Tensor) -> Tensor:
