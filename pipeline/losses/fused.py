@@ -9,30 +9,33 @@ exist whole; the gradient by the output layer adds up in place.
 """
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from pipeline.losses.average import at_least_float32
-from pipeline.losses.term import Answer, Term
-from pipeline.targets import FEW_CLASSES
+from pipeline.losses.term import Answer, Places, Term, times, within
+from pipeline.targets import FEW_CLASSES, blocks_of
 
 # A loss, and its weight among others.
 Weighted = tuple[float, Term]
+# What is learned, and the derivative of the weighted sum of all losses by it, of the same shape.
+Derivative = tuple[Tensor, Tensor]
 # Logits of a chunk: 64 MiB of float32. A product with fewer positions would mostly wait for the
 # output layer's weights. A GPU wants few launches instead.
 CHUNK_ELEMENTS = {"cpu": 2**24}
 CHUNK_ELEMENTS_ELSEWHERE = 2**26
-# Logits that losses look at together: 2 MiB stay in a core's cache from one operation to the next.
-BLOCK_ELEMENTS = {"cpu": 2**19}
+# Of which a chunk would be widened as a whole; what one position is divided by may not fit either.
+NARROW = (torch.float16, torch.bfloat16)
 
 
-def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[list[Tensor], Tensor]:
+def joined_losses(
+    logits: Tensor, terms: Sequence[Weighted]
+) -> tuple[list[Tensor], list[Derivative]]:
     """Give of each loss of logits the sum over positions, and the derivative of the weighted sum of
-    all losses.
+    all losses by the logits.
 
     Backpropagation begins with that: autograd is told of no operation of theirs. A loss is its sum
     times its term's factor.
@@ -42,67 +45,77 @@ def joined_losses(logits: Tensor, terms: Sequence[Weighted]) -> tuple[list[Tenso
     assert all(term.positions == len(logits) for _, term in terms), "targets of other positions"
     with torch.no_grad():
         values, gradient = _compare_all(logits, slice(0, len(logits)), terms)
-        return [each.sum() for each in values], gradient.to(logits.dtype)
+        return [each.sum() for each in values], [(logits, gradient.to(logits.dtype))]
 
 
 def fused_losses(
     states: Tensor, layer: nn.Linear, terms: Sequence[Weighted]
-) -> tuple[Tensor, Tensor]:
-    """Add up weighted losses of the logits `layer(states)`; also give each, unweighted.
+) -> tuple[list[Tensor], list[Derivative]]:
+    """Give the same of the logits `layer(states)`, which are never whole: the derivatives are by
+    states, weight and bias, of these what is learned.
 
-    Shapes: states (P, d), layer of (d, C); returns () and (number of terms,), without gradient.
+    Shapes: states (P, d), layer of (d, C); returns () each, and those of what is learned.
     """
     assert all(term.positions == len(states) for _, term in terms), "targets of other positions"
-    total: Tensor
-    values: Tensor
-    total, values = _Fused.apply(  # type: ignore[no-untyped-call]  # torch's own
-        states, layer.weight, layer.bias, tuple(terms)
-    )
-    return total, values
-
-
-class _Fused(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        terms: tuple[Weighted, ...],
-    ) -> tuple[Tensor, Tensor]:
+    learned = _Learned(*map(_zeros, (states, layer.weight, layer.bias)))
+    with torch.no_grad():
+        dtype = _product_dtype(layer.weight)
+        weight, bias = layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype)
         exact = torch.promote_types(states.dtype, torch.float32)
-        values = torch.zeros(len(terms), dtype=exact, device=states.device)
-        by_states, by_weight = torch.empty_like(states), torch.zeros_like(weight)
-        by_bias = None if bias is None else torch.zeros_like(bias)
-        dtype = _product_dtype(weight)
-        narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        elements = CHUNK_ELEMENTS.get(states.device.type, CHUNK_ELEMENTS_ELSEWHERE)
-        size = max(1, elements // len(weight))
-        for start in range(0, len(states), size):
-            places = slice(start, min(start + size, len(states)))
+        sums = [states.new_zeros((), dtype=exact) for _ in terms]
+        for places in _chunks(states, len(weight)):
             asked = states[places].to(dtype)
-            logits = _linear(asked, narrow, narrow_bias)  # (p, C)
-            values += _replace_by_gradient(logits, start, terms)
-            by_states[places] = logits @ narrow
-            if dtype == weight.dtype:
-                by_weight.addmm_(logits.T, asked)
-            else:  # chunks add up in the weight's own precision
-                by_weight += logits.T @ asked
-            if by_bias is not None:
-                by_bias += logits.sum(0, dtype=by_bias.dtype)
-        ctx.save_for_backward(by_states, by_weight, by_bias)
-        ctx.mark_non_differentiable(values)
-        weighted = [weight * value for (weight, _), value in zip(terms, values, strict=True)]
-        return torch.stack(weighted).sum(), values
+            logits = _linear(asked, weight, bias)  # (p, C)
+            more, rows = _replace_by_gradient(logits, places, terms)
+            sums = [one.add_(other) for one, other in zip(sums, more, strict=True)]
+            learned.add(places, times(asked, rows), logits, rows, weight)
+    made = zip((states, layer.weight, layer.bias), learned, strict=True)
+    return sums, [(each, found) for each, found in made if found is not None]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        gradients = ctx.saved_tensors
-        if bool(scale != 1):  # as with a scaled loss; a copy of them all is saved where it is not
-            gradients = tuple(each if each is None else each * scale for each in gradients)
-        by_states, by_weight, by_bias = gradients
-        return by_states, by_weight, by_bias, None
+
+def _zeros(learned: Tensor | None) -> Tensor | None:
+    """Begin a derivative, if it will be asked for."""
+    is_learned = learned is not None and learned.requires_grad and torch.is_grad_enabled()
+    return torch.zeros_like(learned) if learned is not None and is_learned else None
+
+
+def _chunks(states: Tensor, classes: int) -> Iterator[slice]:
+    elements = CHUNK_ELEMENTS.get(states.device.type, CHUNK_ELEMENTS_ELSEWHERE)
+    size = max(1, elements // classes)
+    for start in range(0, len(states), size):
+        yield slice(start, min(start + size, len(states)))
+
+
+class _Learned(NamedTuple):
+    """The derivatives by what is learned, which add up chunk by chunk.
+
+    Shapes: states (P, d), weight (C, d), bias (C,).
+    """
+
+    states: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def add(
+        self, places: slice, asked: Tensor, logits: Tensor, rows: Tensor | float, weight: Tensor
+    ) -> None:
+        """Add what some positions have to say: products of the derivative by their logits, which is
+        to be multiplied by `rows`, as the asked states were already.
+
+        Shapes: asked (p, d), logits (p, C), rows (p, 1), weight (C, d).
+        """
+        if self.states is not None:
+            self.states[places] = times(logits @ weight, rows)
+        if self.weight is not None:
+            if self.weight.dtype == logits.dtype:
+                self.weight.addmm_(logits.T, asked)
+            else:  # chunks add up in the weight's own precision
+                self.weight.add_(logits.T @ asked)
+        if self.bias is not None:
+            if isinstance(rows, Tensor):
+                self.bias.add_((logits.T @ rows)[:, 0])
+            else:
+                self.bias.add_(times(logits.sum(0, dtype=self.bias.dtype), rows))
 
 
 def _linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -136,28 +149,31 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if is_narrow else weight.dtype
 
 
-def _replace_by_gradient(logits: Tensor, start: int, terms: Sequence[Weighted]) -> Tensor:
-    """Put the derivative of all losses in the place of the logits, and give the losses' values.
+def _replace_by_gradient(
+    logits: Tensor, places: slice, terms: Sequence[Weighted]
+) -> tuple[list[Tensor], Tensor | float]:
+    """Put the derivative of all losses in the place of the logits, but for a factor a position, and
+    give the losses' sums and that.
 
-    Shapes: logits (p, C), of the positions from `start` on; returns (number of terms,).
+    Shapes: logits (p, C); returns () each, and (p, 1) or ().
     """
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    values = torch.zeros(len(terms), dtype=exact, device=logits.device)
-    size = max(
-        1, BLOCK_ELEMENTS.get(logits.device.type, len(logits) * logits.shape[1]) // logits.shape[1]
-    )
-    for first in range(0, len(logits), size):
-        block = logits[first : first + size]
-        places = slice(start + first, start + first + len(block))
-        found, _ = _compare_all(block, places, terms, spare=True)
-        # Here as in all of this, by numbers: to make a tensor of them, a GPU would be waited for.
-        scaled = [value * term.factor for value, (_, term) in zip(found, terms, strict=True)]
-        values += torch.stack(scaled).sum(1)
-    return values
+    if len(terms) == 1 and logits.dtype not in NARROW:
+        ((weight, term),) = terms
+        answer, slope = term.compare(logits, places, spare=True), term.slope * weight
+        if (found := answer.without_rows()) is not logits:
+            logits.copy_(found)
+        rows = slope if answer.rows is None else (answer.rows * slope).to(logits.dtype)
+        return [answer.value.sum()], rows
+    sums = list[Tensor]()
+    for block in blocks_of(logits):
+        values, _ = _compare_all(logits[block], within(places, block), terms, spare=True)
+        more = [each.sum() for each in values]
+        sums = [one + other for one, other in zip(sums, more, strict=True)] if sums else more
+    return sums, 1.0
 
 
 def _compare_all(
-    logits: Tensor, places: slice, terms: Sequence[Weighted], *, spare: bool = False
+    logits: Tensor, places: Places, terms: Sequence[Weighted], *, spare: bool = False
 ) -> tuple[list[Tensor], Tensor]:
     """Apply terms to logits at some of their positions; gives a number a position for each, and the
     derivative of their weighted sum, which lies where the logits were if those are `spare`.

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Answer, Block, Term, apply, cut
+from pipeline.losses.term import Answer, Block, Term, apply, cut, in_blocks
 from pipeline.targets import (
     FEW_CLASSES,
     Bounded,
@@ -116,7 +116,8 @@ def _mixed_term(labels: MixedLabels, known: Bounded, count: Tensor | float | Non
         second = other.rule(block).weighed(cut(others, block.places))
         return Answer(first.value + second.value, first.derivative().add_(second.derivative()))
 
-    return Term(compare, share(count_labelled(known) if count is None else count), len(labels))
+    count = count_labelled(known) if count is None else count
+    return Term(in_blocks(compare), share(count), len(labels))
 
 
 def count_labelled(labels: Labels, **_: object) -> Tensor | int:

@@ -16,7 +16,7 @@ from pipeline.losses.tails import (
     compare_some,
     dense,
 )
-from pipeline.losses.term import Answer, Block, Rule, cut
+from pipeline.losses.term import Answer, Block, Rule, cut, in_blocks
 from pipeline.targets import Mixture, normalise
 from pipeline.targets.mixtures import average, merge, merge_kept
 
@@ -69,7 +69,7 @@ def sampled(mixture: Mixture, temperature: float, divergence: Divergence) -> Rul
         gradients = [each.derivative(w) for w, each in zip(mixture.weights, answers, strict=True)]
         return Answer(torch.stack(values).sum(0), torch.stack(gradients).sum(0))
 
-    return compare
+    return in_blocks(compare)
 
 
 MIXTURE_RULES: dict[str, MakeMixtureRule] = {

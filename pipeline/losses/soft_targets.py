@@ -17,7 +17,7 @@ from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
 from pipeline.losses.mixtures import MIXTURE_RULES, over_all
 from pipeline.losses.tails import FORWARD_ONLY, RULES, dense
-from pipeline.losses.term import Answer, Block, Rule, Term, apply, cut
+from pipeline.losses.term import Answer, Block, Rule, Term, apply, cut, in_blocks
 from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy", "pseudo_label")
@@ -98,14 +98,13 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
+    compare_wider = _of_wider(compare_common, targets.class_count, chosen.temperature)
+
     def compare(block: Block) -> Answer:
-        logits = block.logits
-        if logits.shape[1] == targets.class_count:
-            answer = compare_common(block)
-        elif logits.shape[1] > targets.class_count:
-            answer = _compare_wider(compare_common, block, targets.class_count, chosen.temperature)
-        else:
-            raise _other_shape(logits, targets)
+        width = block.logits.shape[1]
+        if width < targets.class_count:
+            raise _other_shape(block.logits, targets)
+        answer = (compare_common if width == targets.class_count else compare_wider)(block)
         return answer if weights is None else answer.weighed(cut(weights, block.places))
 
     return Term(
@@ -149,19 +148,24 @@ def position_weights(targets: Taught, weigh_by: str | None) -> Tensor | None:
     return weights / math.log(targets.class_count) if weigh_by == "entropy" else weights
 
 
-def _compare_wider(compare_common: Rule, block: Block, c: int, temperature: float) -> Answer:
+def _of_wider(compare_common: Rule, c: int, temperature: float) -> Rule:
     """Compare the C classes that both have; of the student's others, only their mass counts.
 
     The divergence of distributions over all of them is that over the common ones, among
     themselves, minus the log of the student's mass there: the teacher has all of its own there.
     """
-    logits = block.logits
-    common, others = logits[:, :c] / temperature, logits[:, c:] / temperature
-    outside = others.logsumexp(1) - common.logsumexp(1)
-    lost, shares = outside.sigmoid()[:, None], common.softmax(1)
-    answer = compare_common(Block(logits[:, :c], block.places))
-    gradient = torch.cat([answer.derivative() - lost * shares, lost * others.softmax(1)], 1)
-    return Answer(answer.value + torch.nn.functional.softplus(outside), gradient)
+
+    def compare(block: Block) -> Answer:
+        logits = block.logits
+        common, others = logits[:, :c] / temperature, logits[:, c:] / temperature
+        outside = others.logsumexp(1) - common.logsumexp(1)
+        lost, shares = outside.sigmoid()[:, None], common.softmax(1)
+        answer = compare_common(Block(logits[:, :c], block.places))
+        own = answer.derivative() - lost * shares
+        gradient = torch.cat([own, lost * others.softmax(1)], 1)
+        return Answer(answer.value + torch.nn.functional.softplus(outside), gradient)
+
+    return in_blocks(compare)
 
 
 def _rule(targets: Taught, chosen: Settings) -> MakeRule:

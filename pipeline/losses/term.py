@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.losses.average import at_least_float32, scaled, share
+from pipeline.targets import blocks_of
 
 # Some of the positions of a whole, in order or as indices (p,).
 Places = slice | Tensor
@@ -48,19 +49,28 @@ class Answer(NamedTuple):
         """Put it together, times a slope, where the gradient lies. Shapes: returns (p, C)."""
         found = self.gradient
         if self.rows is not None:
-            found = found.mul_(_times(self.rows, slope))
+            found = found.mul_(times(self.rows, slope))
         elif isinstance(slope, Tensor) or slope != 1:
             found = found.mul_(slope)
         return self.add_sparse(found, slope)
+
+    def without_rows(self) -> Tensor:
+        """Put it together but for `rows`, by which somebody else multiplies. Shapes: (P, C)."""
+        if self.rows is None or self.classes is None or self.added is None:
+            return self.add_sparse(self.gradient, 1.0)
+        # What weighs nothing has nothing to add.
+        divisors = self.rows.where(self.rows != 0, 1.0)
+        added = (self.added / divisors).to(self.gradient.dtype)
+        return self.gradient.scatter_add_(1, self.classes, added)
 
     def add_sparse(self, whole: Tensor, slope: Tensor | float) -> Tensor:
         """Add what is for some classes alone to a whole, times a slope. Shapes: whole (p, C)."""
         if self.classes is None or self.added is None:
             return whole
-        return whole.scatter_add_(1, self.classes, _times(self.added, slope).to(whole.dtype))
+        return whole.scatter_add_(1, self.classes, times(self.added, slope).to(whole.dtype))
 
 
-def _times(tensor: Tensor, slope: Tensor | float) -> Tensor:
+def times(tensor: Tensor, slope: Tensor | float) -> Tensor:
     """Multiply; by 1 not at all."""
     return tensor if isinstance(slope, float) and slope == 1 else tensor * slope
 
@@ -155,6 +165,35 @@ def cut(whole: Whole, places: Places) -> Whole:
         part = whole[places]
     found: Whole = part
     return found
+
+
+def in_blocks(rule: Rule) -> Rule:
+    """Let a rule that makes several numbers of each logit look at a block of positions at a time,
+    if the logits of all may be overwritten: what it makes is never whole, and stays in the cache.
+    """
+
+    def compare(block: Block) -> Answer:
+        parts = blocks_of(block.logits) if block.spare else []
+        if len(parts) < 2:
+            return rule(block)
+        values = []
+        for rows in parts:
+            own = block.logits[rows]
+            most = None if block.largest is None else block.largest[rows]
+            answer = rule(Block(own, within(block.places, rows), True, most))
+            values.append(answer.value)
+            if (found := answer.derivative()) is not own:
+                own.copy_(found)
+        return Answer(torch.cat(values), block.logits)
+
+    return compare
+
+
+def within(places: Places, rows: slice) -> Places:
+    """Say which some of the places are."""
+    if isinstance(places, Tensor):
+        return places[rows]
+    return slice(places.start + rows.start, min(places.start + rows.stop, places.stop))
 
 
 def apply(term: Term, logits: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def match(
     groups = [[each] for each in of_logits] if apart else [of_logits] if of_logits else []
     found = [_match_logits(output, group) for group in groups]
     found += [_match_feature(output, each, related[0]) for each in asked[len(of_logits) :]]
-    return [[root] for root, _ in found], [[each] for _, told in found for each in told]
+    return [roots for roots, _ in found], [[each] for _, told in found for each in told]
 
 
 def _match_blended(
@@ -188,18 +188,18 @@ def tell(values: Sequence[Sequence[Told]]) -> Callable[[], list[float]]:
     return told
 
 
-def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[Root, list[Told]]:
+def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[list[Root], list[Told]]:
     (each, reference, count), *others = asked
     if each.loss.native and not others and output.layer is None:
         total, factor = each.loss.native(output.logits, reference), share(count)
-        return Root(total, each.weight * factor), [Told(total.detach(), factor)]
+        return [Root(total, each.weight * factor)], [Told(total.detach(), factor)]
     terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
-    if output.layer is not None:  # logits of many classes are never all there
-        total, values = fused_losses(output.states, output.layer, terms)
-        return Root(total), [Told(each) for each in values.unbind()]
-    totals, gradient = joined_losses(output.logits, terms)
-    told = [Told(each, term.factor) for each, (_, term) in zip(totals, terms, strict=True)]
-    return Root(output.logits, gradient), told
+    if output.layer is None:
+        sums, derivatives = joined_losses(output.logits, terms)
+    else:  # logits of many classes are never all there
+        sums, derivatives = fused_losses(output.states, output.layer, terms)
+    told = [Told(each, term.factor) for each, (_, term) in zip(sums, terms, strict=True)]
+    return [Root(*each) for each in derivatives], told
 
 
 def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
@@ -211,7 +211,9 @@ def _term(loss: WeightedLoss, reference: Any, count: float) -> Term:
     return make(reference, count, **settings)
 
 
-def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[Root, list[Told]]:
+def _match_feature(
+    output: Output, asked: Asked, related: AllRelated
+) -> tuple[list[Root], list[Told]]:
     loss, reference, count = asked
     alone = Related(output.features[loss.name], reference, 1.0)
     found = related.get(loss.name, alone)
@@ -219,7 +221,7 @@ def _match_feature(output: Output, asked: Asked, related: AllRelated) -> tuple[R
     # Autocast is for the student: small differences of features would be lost.
     with torch.autocast(own.device.type, enabled=False):
         term = loss.loss.function(own, found.theirs, count=count, **loss.settings)
-    return Root(term, loss.weight), [Told(term.detach(), found.share)]
+    return [Root(term, loss.weight)], [Told(term.detach(), found.share)]
 
 
 def _reference(batch: Batch, loss: WeightedLoss) -> Any:

@@ -54,7 +54,9 @@ class Case:
     labels: Tensor
 
 
-Step = Callable[[Case], Tensor]
+# Gives where backpropagation begins: tensors, and the derivatives by them, of a loss None.
+Begun = tuple[list[Tensor], list[Tensor | None]]
+Step = Callable[[Case], Begun]
 
 
 def make_case(*, quick: bool) -> Case:
@@ -68,33 +70,38 @@ def make_case(*, quick: bool) -> Case:
     return Case(draw(positions, WIDTH).requires_grad_(), layer, teacher, labels)
 
 
-def hard(case: Case) -> Tensor:
+def hard(case: Case) -> Begun:
     """Plain cross-entropy of the labels."""
-    return cross_entropy(case.layer(case.states), case.labels)
+    return _begin(cross_entropy(case.layer(case.states), case.labels))
 
 
-def scattered(case: Case, targets: Targets) -> Tensor:
+def _begin(loss: Tensor) -> Begun:
+    return [loss], [None]
+
+
+def scattered(case: Case, targets: Targets) -> Begun:
     """Plain KL with the kept classes scattered over a dense teacher, and cross-entropy."""
     assert targets.classes is not None
     logits = case.layer(case.states)
     kept = targets.logits.softmax(1)
     teacher = torch.zeros_like(logits).scatter_(1, targets.classes, kept)
     soft = kl_div(logits.log_softmax(1), teacher, reduction="batchmean")
-    return soft + cross_entropy(logits, case.labels)
+    return _begin(soft + cross_entropy(logits, case.labels))
 
 
-def dense(case: Case) -> Tensor:
+def dense(case: Case) -> Begun:
     """Plain KL at T = 2 with all of the teacher's logits at hand."""
     both = case.layer(case.states), case.teacher
     student, teacher = ((logits / 2).log_softmax(1) for logits in both)
-    return 4 * kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return _begin(4 * kl_div(student, teacher, reduction="batchmean", log_target=True))
 
 
-def fused(case: Case, targets: Targets, temperature: float) -> Tensor:
+def fused(case: Case, targets: Targets, temperature: float) -> Begun:
     """Ours: soft targets and hard labels together."""
     soft = soft_targets_term(targets, temperature=temperature)
     terms = [(1.0, soft), (1.0, hard_labels_term(case.labels))]
-    return fused_losses(case.states, case.layer, terms)[0]
+    _, derivatives = fused_losses(case.states, case.layer, terms)
+    return [each for each, _ in derivatives], [found for _, found in derivatives]
 
 
 def make_steps(case: Case) -> dict[str, Step]:
@@ -170,8 +177,13 @@ def _measure_time(  # a pair, and what it is measured on
 
 def _seconds(case: Case, step: Step) -> float:
     started = time.perf_counter()
-    torch.autograd.grad(step(case), [case.states, case.layer.weight])
+    _go_back(case, step)
     return time.perf_counter() - started
+
+
+def _go_back(case: Case, step: Step) -> None:
+    begun, derivatives = step(case)
+    torch.autograd.grad(begun, [case.states, case.layer.weight], derivatives)
 
 
 def _measure_encoding(case: Case, options: Options) -> Figure:
@@ -254,7 +266,7 @@ def _tell_peak(name: str, threads: str, *quick: str) -> None:
     small, case = make_case(quick=True), make_case(quick=bool(quick))
     for each, step in ((small, make_steps(small)[name]), (case, make_steps(case)[name])):
         before = _clear_peak()
-        torch.autograd.grad(step(each), [each.states, each.layer.weight])
+        _go_back(each, step)
     print(max(1, _peak() - before))
 
 

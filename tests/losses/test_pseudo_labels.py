@@ -45,9 +45,13 @@ def test_in_chunks_from_states_it_is_the_same() -> None:
     layer = torch.nn.Linear(3, 4).double()
     states = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     term = pseudo_labels_term(PseudoLabels(LABELS, WEIGHTS))
-    total, _ = fused_losses(states, layer, [(1.0, term)])
+    (total,), derivatives = fused_losses(states, layer, [(1.0, term)])
     whole = pseudo_labels(layer(states), PseudoLabels(LABELS, WEIGHTS))
-    assert float(total.detach()) == pytest.approx(float(whole.detach()))
+    assert float(total * term.factor) == pytest.approx(float(whole.detach()))
+    for found, expected in zip(
+        derivatives, torch.autograd.grad(whole, list(layer.parameters())), strict=True
+    ):
+        torch.testing.assert_close(found[1], expected)
 
 
 def test_none_at_all_is_0_without_a_gradient() -> None:

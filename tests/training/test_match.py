@@ -17,7 +17,7 @@ from pipeline.samples.arrays import ArraySamples
 from pipeline.stream import Batch, Stream
 from pipeline.training.loop import Learner, Progress, train
 from pipeline.training.match import WeightedLoss, match, tell, weigh
-from pipeline.training.roots import gradient_norms
+from pipeline.training.roots import backpropagate, gradient_norms
 
 CPU = torch.device("cpu")
 HARD = {"kind": "hard_labels", "weight": 1.0}
@@ -193,9 +193,30 @@ def test_losses_in_chunks_have_shares_as_well() -> None:
     assert norms[1] == pytest.approx(3 * norms[0], rel=1e-5)
     together, same = match(output, batch, losses, [8.0, 8.0])
     assert len(together) == 1
-    (whole,), parts = together[0], [root.value for (root,) in sums]
-    assert torch.allclose(whole.value, torch.stack(parts).sum())
+    for whole, *parts in zip(together[0], *sums, strict=True):
+        assert all(part.value is whole.value for part in parts)
+        assert isinstance(whole.gradient, Tensor)
+        assert torch.allclose(whole.gradient, sum(part.gradient for part in parts))
     assert tell(same)() == pytest.approx(tell(terms)())
+
+
+def test_a_step_in_chunks_is_the_step_of_whole_logits() -> None:
+    """Also where the output layer is the body's own weight, which learns of both."""
+    torch.manual_seed(0)
+    body, batch = nn.Linear(CLASSES, CLASSES), next(iter(Stream(samples(), batch_size=8)))
+    layer = nn.Linear(CLASSES, CLASSES, bias=False)
+    layer.weight = body.weight
+    losses, ones, found = weigh([HARD]), torch.ones(8, dtype=torch.int64), []
+    for chunks in (True, False):
+        states = body(batch.inputs)
+        output = Output(states, ones, layer, layer) if chunks else Output(layer(states), ones)
+        sums, _ = match(output, batch, losses, [8.0])
+        body.zero_grad()
+        backpropagate(sums[0])
+        found.append([each.grad.clone() for each in body.parameters() if each.grad is not None])
+    assert len(found[0]) == 2
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_loss_of_weight_0_is_told_of_and_changes_no_step() -> None:
