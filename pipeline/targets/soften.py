@@ -18,8 +18,9 @@ from pipeline.targets.tail import tail_weights
 
 # Of fewer classes a further exp costs less than an operation that nothing else in a step needs.
 FEW_CLASSES = 256
-# Logits that operations look at in turn: 2 MiB stay in a core's cache from one to the next.
-BLOCK_ELEMENTS = {"cpu": 2**19}
+# Logits that operations look at in turn: 4 MiB stay in the caches of two cores from one to the
+# next, and asking for the operations is not yet what takes the time.
+BLOCK_ELEMENTS = {"cpu": 2**20}
 
 
 @dataclass(frozen=True)

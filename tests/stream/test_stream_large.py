@@ -1,6 +1,7 @@
 """Fields of large entries: mapped where they can be, gathered from several arrays, let go."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,29 @@ def test_a_flipped_byte_of_a_map_is_found_in_the_first_epoch(tmp_path: Path) -> 
     stream = Stream(make_samples(ROWS), cache, batch_size=7, features=["map"])
     with pytest.raises(CorruptPart, match=r"part 1: .*feature_map/c.0.0.0.0: its checksum differs"):
         list(stream)
+
+
+def test_what_the_first_batch_needs_is_read_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, samples, _ = make_text_cache(tmp_path / "cache", "none")
+    read, plain = list[int](), LargeFields.read
+
+    def note(self: LargeFields, cache: Cache, part: int) -> dict[str, Any]:
+        read.append(part)
+        return plain(self, cache, part)
+
+    monkeypatch.setattr(LargeFields, "read", note)
+    monkeypatch.setattr(large, "_cores", lambda: 1)
+    found = []
+    for seed in range(6):
+        read.clear()
+        stream = Stream(samples, cache, batch_size=1, window_parts=8, seed=seed)
+        rows = [int(batch.inputs[0, 0]) for batch in stream]
+        assert sorted(read) == [0, 1, 2, 3]
+        assert read[0] == rows[0] // 6
+        found.append(read[0])
+    assert len(set(found)) > 1
 
 
 def test_fields_are_large_from_a_kilobyte_on(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ memory where their files are raw, and rows are copied once, straight into the ba
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -67,21 +67,27 @@ class LargeFields:
             self._let_go()
         return arrays
 
-    def read_all(self, cache: Cache, parts: Sequence[int]) -> Callable[[int], dict[str, Array]]:
-        """Begin to read some parts on all cores; gives what waits for one of them, by its place.
+    def read_all(self, cache: Cache, parts: Sequence[int]) -> "Reading":
+        """Read some parts on all cores, those first that are asked for first.
 
         Rows in random order are soon wanted of all of them, and reading is mostly checking or
         decompressing, which threads do side by side.
         """
         there = {part: self.parts[part] for part in parts if part in self.parts}
         if len(there) == len(parts):
-            return lambda number: there[parts[number]]
+            return Reading(lambda number: there[parts[number]])
         if cache.is_growing:  # a thread that waits for a part might wait for ever
-            return lru_cache(maxsize=None)(lambda number: self.read(cache, parts[number]))
-        pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
-        coming = [pool.submit(self.read, cache, part) for part in parts]
-        pool.shutdown(wait=False)
-        return lambda number: coming[number].result()
+            return Reading(lru_cache(maxsize=None)(lambda number: self.read(cache, parts[number])))
+        coming = dict[int, Future[dict[str, Array]]]()
+
+        def ask(first: Iterable[int]) -> None:
+            if not coming:
+                pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
+                for number in dict.fromkeys([*first, *range(len(parts))]):
+                    coming[number] = pool.submit(self.read, cache, parts[number])
+                pool.shutdown(wait=False)
+
+        return Reading(lambda number: coming[number].result(), ask)
 
     def _let_go(self) -> None:
         kept = list(self.parts.values())
@@ -95,6 +101,18 @@ def _cores() -> int:
     return min(MOST_CORES, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
+def _nothing(numbers: Iterable[int]) -> None:
+    """Parts that are there need not be asked for."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Parts by their places among some; `ask`, before the first `get`, says which come first."""
+
+    get: Callable[[int], dict[str, Array]]
+    ask: Callable[[Iterable[int]], None] = _nothing
+
+
 @dataclass(frozen=True)
 class Blocks:
     """A field that lies in an array for each of some parts, each read when it is first asked for.
@@ -104,6 +122,7 @@ class Blocks:
 
     ends: NDArray[np.int64]
     get: Callable[[int], Array]
+    ask: Callable[[Iterable[int]], None] = _nothing
 
 
 def as_blocks(arrays: Sequence[Array]) -> Blocks:
@@ -121,6 +140,7 @@ def gather(blocks: Blocks, at: NDArray[np.int64], empty: Empty = np.empty) -> Ar
     is_ascending = bool((at[1:] >= at[:-1]).all())
     order = np.arange(len(at)) if is_ascending else np.argsort(at, kind="stable")
     touched, cuts = _cut(blocks, at[order])
+    blocks.ask(touched)
     first = blocks.get(touched[0])
     made = empty((len(at), *first.shape[1:]), first.dtype)
     for number, cut in zip(touched, cuts, strict=True):
@@ -148,6 +168,7 @@ def find_runs(
 
 def copy_runs(blocks: Blocks, runs: Sequence[Run], empty: Empty = np.empty) -> Array:
     """Copy runs of entries, one after the other. Shapes: returns (sum of counts, ...)."""
+    blocks.ask(number for number, _, _ in runs)
     found = [blocks.get(number)[start : start + count] for number, start, count in runs]
     found = found or [blocks.get(0)[:0]]
     made = empty((sum(map(len, found)), *found[0].shape[1:]), found[0].dtype)

@@ -194,7 +194,7 @@ def _large_fields(
     cache: Cache, parts: Sequence[int], large: LargeFields, bounds: Rows, positions: Rows
 ) -> dict[str, tuple[Blocks, str]]:
     """Say where the large fields of some parts lie, without waiting for them."""
-    read = large.read_all(cache, parts)
+    reading = large.read_all(cache, parts)
     ends = {"rows": bounds[1:], "positions": np.cumsum(positions)[bounds[1:] - 1]}
     axes = {each.name: each.axis for each in cache.plan.fields}
 
@@ -203,9 +203,12 @@ def _large_fields(
 
         def get(number: int) -> Array:
             if number not in known:
-                known[number] = read(number)[name]
+                known[number] = reading.get(number)[name]
             return known[number]
 
         return get
 
-    return {name: (Blocks(ends[axes[name]], field_of(name)), axes[name]) for name in large.names}
+    return {
+        name: (Blocks(ends[axes[name]], field_of(name), reading.ask), axes[name])
+        for name in large.names
+    }
