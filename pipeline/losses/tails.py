@@ -192,8 +192,8 @@ def compare_all(
     """
 
     def compare(block: Block) -> Answer:
-        logits, places, spare, largest = block
-        asked = Probs(*normalise(logits, temperature, overwrite=spare, largest=largest))
+        logits, places, spare, _ = block
+        asked = Probs(*normalise(logits, temperature, overwrite=spare))
         value, gradient = divergence(rebuild(places), asked)
         return Answer(value, gradient.to(logits.dtype))
 

@@ -18,6 +18,8 @@ from pipeline.targets.tail import tail_weights
 
 # Of fewer classes a further exp costs less than an operation that nothing else in a step needs.
 FEW_CLASSES = 256
+# Of many classes those that are looked at, and from where on a probability has its full precision.
+PROBED, FAINT = 64, 1e-30
 # Logits that operations look at in turn: 4 MiB stay in the caches of two cores from one to the
 # next, and asking for the operations is not yet what takes the time.
 BLOCK_ELEMENTS = {"cpu": 2**20}
@@ -106,12 +108,12 @@ def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor
         shape = _shape(targets).scatter_(1, targets.classes, -math.inf)
         missing = (log_tail_sum(targets, 1.0) - shape.logsumexp(1)) / temperature
         probs = shape.div_(temperature).softmax(1)
-        log_sum = _log_sums(shape.amax(1, keepdim=True), probs)
+        log_sum = _log_sums(shape, probs)
         log_tail = log_sum[:, 0] + missing
     else:
         shape = _shape(targets, temperature).scatter_(1, targets.classes, -math.inf)
         probs = shape.softmax(1)
-        log_sum = _log_sums(shape.amax(1, keepdim=True), probs)
+        log_sum = _log_sums(shape, probs)
         log_tail = log_tail_sum(targets, temperature)
     soft = _normalise(targets, temperature, log_tail)
     assert soft.log_tail is not None
@@ -175,15 +177,11 @@ def blocks_of(logits: Tensor) -> list[slice]:
 
 
 def normalise(
-    logits: Tensor,
-    temperature: float = 1.0,
-    *,
-    overwrite: bool = False,
-    largest: Tensor | None = None,
+    logits: Tensor, temperature: float = 1.0, *, overwrite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Give probabilities at a temperature, and their logarithms.
 
-    Shapes: logits and largest as for exps; returns (P, C) twice.
+    Shapes: logits as for exps; returns (P, C) twice.
     """
     if logits.shape[1] < FEW_CLASSES:
         _, log_probs = _log_softmax(logits, temperature)
@@ -192,8 +190,7 @@ def normalise(
     if temperature != 1 or not overwrite:
         divided = torch.div(logits, temperature, out=logits if overwrite else None)
     probs = divided.softmax(1)
-    largest = divided.amax(1, keepdim=True) if largest is None else largest / temperature
-    return probs, divided.sub_(_log_sums(largest, probs))
+    return probs, divided.sub_(_log_sums(divided, probs))
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -201,11 +198,18 @@ def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return divided, divided.log_softmax(1)
 
 
-def _log_sums(largest: Tensor, probs: Tensor) -> Tensor:
-    """Find the logarithms of what exps were divided by: they follow from the logit that is largest,
-    and from its probability. Shapes: largest (P, 1), probs (P, C); returns (P, 1).
+def _log_sums(logits: Tensor, probs: Tensor) -> Tensor:
+    """Find the logarithms of what exps were divided by: they follow from any class that is not too
+    unlikely, so from the likeliest of a few, or of all, for which all would be passed over twice.
+
+    Shapes: logits and probs (P, C); returns (P, 1).
     """
-    return largest - probs.amax(1, keepdim=True).log_()
+    if len(logits) and logits.device.type == "cpu":  # a GPU would be waited for
+        likeliest, at = logits[:, :PROBED].max(1, keepdim=True)
+        share = probs.gather(1, at)
+        if float(share.min()) > FAINT:
+            return likeliest - share.log_()
+    return logits.amax(1, keepdim=True) - probs.amax(1, keepdim=True).log_()
 
 
 def _exps_of(

@@ -1,5 +1,7 @@
 """One cache, every temperature: masses against the teacher's own softmax."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pipeline.targets import (
     encode,
     kept_mass,
     nodes_with,
+    normalise,
     soften,
     tail_mass,
 )
@@ -140,3 +143,16 @@ def test_a_tail_is_not_known_below_temperature_1(temperature: float) -> None:
 def test_all_classes_need_a_temperature_above_0(temperature: float) -> None:
     with pytest.raises(TargetError, match="cannot be served; these targets allow above 0"):
         soften(Targets(3, torch.zeros(1, 3)), temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("first", [0.0, -40.0, -90.0, -500.0, -math.inf, 500.0])
+def test_many_classes_have_the_logarithms_of_few(first: float, temperature: float) -> None:
+    """Also where the first ones, which are looked at, are next to impossible, or all there is."""
+    logits = torch.randn(5, 700, generator=torch.Generator().manual_seed(0))
+    logits[1:, :64] += first
+    expected = (logits.double() / temperature).log_softmax(1)
+    probs, log_probs = normalise(logits.clone(), temperature, overwrite=True)
+    torch.testing.assert_close(log_probs, expected.float(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(probs, expected.exp().float(), rtol=1e-4, atol=1e-30)
+    assert normalise(logits[:0], temperature)[0].shape == (0, 700)
