@@ -261,7 +261,7 @@ def _check_finite(values: Metrics, batch: AnyBatch, step: int) -> None:
                 f"step {step}: {name} became {value} on a batch that begins with the samples "
                 f"{ids}\n"
                 "  Lower training.learning_rate, set training.clip_norm = 1.0 or add warmup_steps; "
-                "the last checkpoint is kept."
+                "earlier checkpoints are kept."
             )
 
 

@@ -129,6 +129,20 @@ def test_fused_losses_are_those_of_whole_logits(
     assert_all_close(derivatives, by_autograd(whole, states, layer))
 
 
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_student_with_more_classes_has_the_losses_of_whole_logits(
+    options: dict[str, Any], temperature: float
+) -> None:
+    states, targets = student(bias=True)[0], make_targets(**options)
+    layer = nn.Linear(WIDTH, CLASSES + 4)
+    term = soft_targets_term(targets, temperature=temperature)
+    values, derivatives = fused(states, layer, [(2.0, term)])
+    plain = soft_targets(layer(states), targets, temperature=temperature)
+    assert values.tolist() == pytest.approx([plain.item()], rel=1e-5)
+    assert_all_close(derivatives, by_autograd(2 * plain, states, layer))
+
+
 @pytest.mark.parametrize("weigh_by", ["confidence", "entropy"])
 def test_a_position_that_weighs_nothing_teaches_nothing(weigh_by: str) -> None:
     (states, layer), targets = student(bias=True), make_targets(kind="top_k", k=5)

@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_samples() -> None:
     assert str(refused.value) == (
         "step 2: hard_labels became nan on a batch that begins with the samples s4, s5, s6, s7\n"
         "  Lower training.learning_rate, set training.clip_norm = 1.0 or add warmup_steps; "
-        "the last checkpoint is kept."
+        "earlier checkpoints are kept."
     )
     assert len(diary.lines) == 1
 
