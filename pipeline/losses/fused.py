@@ -75,8 +75,9 @@ def fused_losses(
 
 def _zeros(learned: Tensor | None) -> Tensor | None:
     """Begin a derivative, if it will be asked for."""
-    is_learned = learned is not None and learned.requires_grad and torch.is_grad_enabled()
-    return torch.zeros_like(learned) if learned is not None and is_learned else None
+    if learned is None or not (learned.requires_grad and torch.is_grad_enabled()):
+        return None
+    return torch.zeros_like(learned)
 
 
 def _chunks(states: Tensor, classes: int) -> Iterator[slice]:
@@ -102,7 +103,7 @@ class _Learned(NamedTuple):
         """Add what some positions have to say: products of the derivative by their logits, which is
         to be multiplied by `rows`, as the asked states were already.
 
-        Shapes: asked (p, d), logits (p, C), rows (p, 1), weight (C, d).
+        Shapes: asked (p, d), logits (p, C), rows (p, 1) or (), weight (C, d).
         """
         if self.states is not None:
             self.states[places] = times(logits @ weight, rows)
@@ -112,7 +113,7 @@ class _Learned(NamedTuple):
             else:  # chunks add up in the weight's own precision
                 self.weight.add_(logits.T @ asked)
         if self.bias is not None:
-            if isinstance(rows, Tensor):
+            if isinstance(rows, Tensor) and rows.ndim:
                 self.bias.add_((logits.T @ rows)[:, 0])
             else:
                 self.bias.add_(times(logits.sum(0, dtype=self.bias.dtype), rows))

@@ -16,6 +16,7 @@ from pipeline.losses.divergence import Divergence, Probs
 from pipeline.losses.term import Answer, Block, Places, Rule, cut, in_blocks
 from pipeline.targets import (
     FEW_CLASSES,
+    PROBED,
     Targets,
     log_tail_sum,
     low_rank_probs,
@@ -27,9 +28,9 @@ from pipeline.targets import (
 )
 from pipeline.targets.rounding import LOWEST_LOGIT
 
-# Of the left-out classes those that are looked at, and how far below the largest logit they may be,
-# in nats: float32 ends at 87.
-PROBED, FAR = 64, 60.0
+# How far below the largest logit of all the largest of the left-out may be, in nats: float32 ends
+# at 87.
+FAR = 60.0
 # How far below another a logit is as good as nothing, in nats: 2e-22 of it.
 NOTHING = 50.0
 # The least that a tail's derivative is taken for: what is divided by it stays finite in float32,

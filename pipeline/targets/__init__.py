@@ -20,6 +20,7 @@ from pipeline.targets.mixtures import Mixture, mix_targets, normalise_weights
 from pipeline.targets.mixtures.labels import Bounded, MixedLabels, PseudoLabels, bounded
 from pipeline.targets.soften import (
     FEW_CLASSES,
+    PROBED,
     Exps,
     Soft,
     blocks_of,
@@ -43,6 +44,7 @@ from pipeline.targets.tail import DEFAULT_NODES, nodes_with, tail_weights
 __all__ = [
     "DEFAULT_NODES",
     "FEW_CLASSES",
+    "PROBED",
     "STATISTICS",
     "Basis",
     "Bounded",

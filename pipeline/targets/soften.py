@@ -18,7 +18,8 @@ from pipeline.targets.tail import tail_weights
 
 # Of fewer classes a further exp costs less than an operation that nothing else in a step needs.
 FEW_CLASSES = 256
-# Of many classes those that are looked at, and from where on a probability has its full precision.
+# Of many classes those that are looked at where a few will do, and from where on a probability has
+# its full precision.
 PROBED, FAINT = 64, 1e-30
 # Logits that operations look at in turn: 4 MiB stay in the caches of two cores from one to the
 # next, and asking for the operations is not yet what takes the time.

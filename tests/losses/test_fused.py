@@ -22,7 +22,7 @@ from pipeline.losses import (
 )
 from pipeline.losses.hard_labels import hard_labels_term
 from pipeline.losses.soft_targets import soft_targets_term
-from pipeline.targets import Targets, TargetSpec, decode, encode, fit_basis, uniforms
+from pipeline.targets import MixedLabels, Targets, TargetSpec, decode, encode, fit_basis, uniforms
 
 POSITIONS, WIDTH, CLASSES = 23, 6, 30
 TERMS: dict[str, Callable[..., Term]] = {
@@ -141,6 +141,27 @@ def test_a_student_with_more_classes_has_the_losses_of_whole_logits(
     plain = soft_targets(layer(states), targets, temperature=temperature)
     assert values.tolist() == pytest.approx([plain.item()], rel=1e-5)
     assert_all_close(derivatives, by_autograd(2 * plain, states, layer))
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: f"{o['kind']}-{o.get('rank', 0)}")
+def test_a_count_may_be_a_tensor(options: dict[str, Any]) -> None:
+    (states, layer), targets = student(bias=True), make_targets(**options)
+    count = torch.tensor(5.0, dtype=torch.float64)
+    values, derivatives = fused(states, layer, [(2.0, soft_targets_term(targets, count))])
+    plain = soft_targets(layer(states), targets, count=count)
+    assert values.tolist() == pytest.approx([plain.item()], rel=1e-5)
+    assert_all_close(derivatives, by_autograd(2 * plain, states, layer))
+
+
+@pytest.mark.parametrize("first", [5, -1])
+def test_mixed_labels_are_those_of_whole_logits(first: int) -> None:
+    (states, layer), labels = student(bias=True), make_labels().clamp(min=0)
+    mixed = MixedLabels(labels.clone(), labels.flip(0), torch.linspace(0.1, 0.9, POSITIONS))
+    mixed.first[0] = first
+    values, derivatives = fused(states, layer, [(1.0, hard_labels_term(mixed))])
+    plain = hard_labels(layer(states), mixed)
+    assert values.tolist() == pytest.approx([plain.item()], rel=1e-5)
+    assert_all_close(derivatives, by_autograd(plain, states, layer))
 
 
 @pytest.mark.parametrize("weigh_by", ["confidence", "entropy"])
