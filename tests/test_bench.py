@@ -128,6 +128,7 @@ def test_bytes_are_measured_against_a_uniform_tail_at_every_temperature() -> Non
     [
         pytest.param("memory", marks=pytest.mark.slow),
         pytest.param("losses", marks=pytest.mark.slow),
+        pytest.param("gpu", marks=pytest.mark.slow),
         "write",
         "manifest",
         "startup",

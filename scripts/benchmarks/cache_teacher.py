@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Figure, Options, say
-from benchmarks.setting import TEACHER_BATCH, setting
+from benchmarks.setting import setting
 from pipeline.caching import Work, make_parts, plan_cache
+from pipeline.estimate.clock import wait_for
 from pipeline.models import prepare
 from pipeline.recipe import load_recipe
 from pipeline.store import finish, write_plan
@@ -44,12 +45,15 @@ VARIANTS = {
 def run(options: Options) -> list[Figure]:
     """Measure every variant."""
     with setting(QUICK_ROWS if options.quick else ROWS) as recipe:
-        return [_measure(recipe, name, options) for name in VARIANTS]
+        return [measure(recipe, name, VARIANTS[name], options) for name in VARIANTS]
 
 
-def _measure(recipe: Path, name: str, options: Options) -> Figure:
+def measure(
+    recipe: Path, name: str, overrides: list[str], options: Options, command: str = COMMAND
+) -> Figure:
+    """Make a recipe's cache so many times, beside its teacher's bare forward pass."""
     say(f"cache-teacher: {name}")
-    overrides = [*VARIANTS[name], f"teacher.threads={options.threads}"]
+    overrides = [*overrides, f"teacher.threads={options.threads}"]
     started = time.perf_counter()
     work = plan_cache(load_recipe(recipe, overrides), quiet=True)
     startup_s = time.perf_counter() - started
@@ -64,9 +68,9 @@ def _measure(recipe: Path, name: str, options: Options) -> Figure:
         [ours_s / forward_s for ours_s, forward_s in pairs],
         "x",
         BAR,
-        COMMAND,
+        command,
         f"{work.plan.rows} rows in {work.plan.part_count} parts, teacher {batch_ms:.1f} ms a batch "
-        f"of {TEACHER_BATCH}, start-up {startup_s:.2f} s apart",
+        f"of {work.batch_size}, start-up {startup_s:.2f} s apart",
     )
 
 
@@ -80,7 +84,7 @@ def _round(work: Work, batches: list[Tensor]) -> tuple[float, float]:
         if asked % ASIDE == 0:
             baseline_s += _forward(work, islice(waiting, ASIDE))
 
-    write_plan(work.folder, work.plan)
+    write_plan(work.folder, work.plan, work.shape.shared)
     started = time.perf_counter()
     make_parts(work, range(work.plan.part_count), take_turns, say)
     finish(work.folder, work.plan)
@@ -93,7 +97,9 @@ def _forward(work: Work, batches: Iterator[Tensor]) -> float:
     """Ask the bare network about batches, and tell the seconds."""
     started = time.perf_counter()
     for inputs in batches:
-        work.network(inputs)
+        for _ in work.network(inputs).blocks():  # logits and all
+            pass
+    wait_for(work.device)
     return time.perf_counter() - started
 
 

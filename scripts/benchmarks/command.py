@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench", description="Measure what the README promises, as ratios to a baseline."
     )
-    parser.add_argument("subject", choices=[*SUBJECTS, "peers", "all", "short"])
+    parser.add_argument("subject", choices=[*SUBJECTS, "gpu", "peers", "all", "short"])
     parser.add_argument("--rounds", type=int, default=5, help="pairs of each figure (5)")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads (2)")
     parser.add_argument("--quick", action="store_true", help="tiny: does it run, not how fast")

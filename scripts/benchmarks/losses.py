@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from benchmarks.measure import Figure, Options, interleave, ratios, say
+from benchmarks.measure import Figure, Options, Pair, interleave, ratios, say
+from pipeline.estimate.clock import wait_for
 from pipeline.losses import fused_losses
 from pipeline.losses.hard_labels import hard_labels_term
 from pipeline.losses.soft_targets import soft_targets_term
@@ -27,6 +28,9 @@ from pipeline.targets import Targets, TargetSpec, decode, encode, fit_basis
 COMMAND = "scripts/bench losses"
 WIDTH = 576  # of SmolLM2
 KEPT, RANK = 64, 16
+# Positions and classes.
+WHOLE, QUICK = (1024, 50_000), (32, 500)
+CPU = torch.device("cpu")
 SMOLLM2: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 49_152,
@@ -59,14 +63,14 @@ Begun = tuple[list[Tensor], list[Tensor | None]]
 Step = Callable[[Case], Begun]
 
 
-def make_case(*, quick: bool) -> Case:
+def make_case(positions: int, classes: int, device: torch.device = CPU) -> Case:
     """Draw a case; logits are a linear map of fewer numbers, as those of a language model are."""
-    positions, classes = (32, 500) if quick else (1024, 50_000)
-    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
-    layer = nn.Linear(WIDTH, classes, bias=False)
-    hidden = draw(positions, KEPT) * torch.linspace(2, 0.1, KEPT)
+    generator = torch.Generator(device).manual_seed(0)
+    draw = partial(torch.randn, generator=generator, device=device)
+    layer = nn.Linear(WIDTH, classes, bias=False, device=device)
+    hidden = draw(positions, KEPT) * torch.linspace(2, 0.1, KEPT, device=device)
     teacher = hidden @ draw(KEPT, classes) + 2 * draw(classes)
-    labels = torch.arange(positions) % classes
+    labels = torch.arange(positions, device=device) % classes
     return Case(draw(positions, WIDTH).requires_grad_(), layer, teacher, labels)
 
 
@@ -83,7 +87,7 @@ def scattered(case: Case, targets: Targets) -> Begun:
     """Plain KL with the kept classes scattered over a dense teacher, and cross-entropy."""
     assert targets.classes is not None
     logits = case.layer(case.states)
-    kept = targets.logits.softmax(1)
+    kept = targets.logits.softmax(1).to(logits.dtype)
     teacher = torch.zeros_like(logits).scatter_(1, targets.classes, kept)
     soft = kl_div(logits.log_softmax(1), teacher, reduction="batchmean")
     return _begin(soft + cross_entropy(logits, case.labels))
@@ -137,9 +141,9 @@ def run(options: Options) -> list[Figure]:
     torch.set_num_threads(options.threads)
     names = (FUSED_1,) if options.quick else (FUSED_1, FUSED_2, FUSED_RANK)
     memory = [_measure_memory(name, options) for name in names]
-    case = make_case(quick=options.quick)
+    case = make_case(*(QUICK if options.quick else WHOLE))
     steps = make_steps(case)
-    times = [_measure_time(case, steps, *pair, options) for pair in PAIRS]
+    times = [measure_time(case, steps, *pair, options) for pair in PAIRS]
     return [*times, *memory, _measure_encoding(case, options)]
 
 
@@ -149,7 +153,7 @@ def _cut(case: Case, rank: int) -> Targets:
     return decode(spec, encode(spec, case.teacher, basis), basis)
 
 
-def _measure_time(  # a pair, and what it is measured on
+def measure_time(
     case: Case,
     steps: dict[str, Step],
     ours: str,
@@ -158,6 +162,7 @@ def _measure_time(  # a pair, and what it is measured on
     bar: float,
     options: Options,
 ) -> Figure:
+    """Take steps of ours and of the baseline, in turns."""
     say(f"losses: {ours} / {baseline}")
     rounds = interleave(
         lambda: _seconds(case, steps[ours]), lambda: _seconds(case, steps[baseline]), options, TURNS
@@ -177,32 +182,42 @@ def _measure_time(  # a pair, and what it is measured on
 
 def _seconds(case: Case, step: Step) -> float:
     started = time.perf_counter()
-    _go_back(case, step)
+    go_back(case, step)
+    wait_for(case.states.device)
     return time.perf_counter() - started
 
 
-def _go_back(case: Case, step: Step) -> None:
+def go_back(case: Case, step: Step) -> None:
+    """Take one step, to the gradients by states and output layer."""
     begun, derivatives = step(case)
     torch.autograd.grad(begun, [case.states, case.layer.weight], derivatives)
 
 
-def _measure_encoding(case: Case, options: Options) -> Figure:
+def time_encoding(teacher: Tensor, options: Options) -> list[list[Pair]]:
+    """Encode a teacher's logits, in turns with what nobody gets around. Shapes: teacher (P, C)."""
     say("losses: encoding")
-    spec = TargetSpec("top_k", case.teacher.shape[1], KEPT)
+    spec = TargetSpec("top_k", teacher.shape[1], KEPT)
 
     def ours() -> float:
         started = time.perf_counter()
-        encode(spec, case.teacher)
+        encode(spec, teacher)
+        wait_for(teacher.device)
         return time.perf_counter() - started
 
     def baseline() -> float:
         started = time.perf_counter()
-        torch.logsumexp(case.teacher, 1)
-        torch.topk(case.teacher, KEPT, 1)
+        torch.logsumexp(teacher, 1)
+        torch.topk(teacher, KEPT, 1)
+        wait_for(teacher.device)
         return time.perf_counter() - started
 
-    rounds = interleave(ours, baseline, options, TURNS)
-    a_position = min(each[0] for pairs in rounds for each in pairs) / len(case.teacher)
+    return interleave(ours, baseline, options, TURNS)
+
+
+def _measure_encoding(case: Case, options: Options) -> Figure:
+    rounds = time_encoding(case.teacher, options)
+    positions, classes = case.teacher.shape
+    a_position = min(each[0] for pairs in rounds for each in pairs) / positions
     shares = ", ".join(
         f"{100 * a_position / (a_position + pass_s):.1f} % ({name})"
         for name, pass_s in _passes(options).items()
@@ -213,7 +228,7 @@ def _measure_encoding(case: Case, options: Options) -> Figure:
         "x",
         ENCODING_BAR,
         COMMAND,
-        f"{1e6 * a_position:.0f} microseconds a position of {spec.class_count} classes; its share "
+        f"{1e6 * a_position:.0f} microseconds a position of {classes} classes; its share "
         f"of caching with a teacher: {shares}",
     )
 
@@ -264,10 +279,10 @@ def _peak_kib(name: str, options: Options) -> float:
 def _tell_peak(name: str, threads: str) -> None:
     """Take one step in this process and print its peak, in KiB, above what was there before."""
     torch.set_num_threads(int(threads))
-    for case in (make_case(quick=True), make_case(quick=False)):  # the first for warmth
+    for case in (make_case(*QUICK), make_case(*WHOLE)):  # the first for warmth
         step = make_steps(case)[name]
         before = _clear_peak()
-        _go_back(case, step)
+        go_back(case, step)
     print(max(1, _peak() - before))
 
 

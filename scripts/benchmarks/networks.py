@@ -57,6 +57,6 @@ class Language(nn.Module):
         return logits
 
 
-def language_teacher() -> nn.Module:
-    """Shapes: (B, L) to (B, L, 8192)."""
-    return Language(8192, 32)
+def language_teacher(classes: int = 8192) -> nn.Module:
+    """Shapes: (B, L) to (B, L, classes)."""
+    return Language(classes, 32)

@@ -18,7 +18,8 @@ import stages.cache_teacher
 from benchmarks.measure import Figure, Options, interleave, ratios_of_rounds, say
 from benchmarks.setting import setting
 from benchmarks.text_setting import text_setting
-from pipeline.compute import make_accelerator
+from pipeline.compute import make_accelerator, pick_device
+from pipeline.estimate.clock import wait_for
 from pipeline.experiment import open_data, open_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.store import open_cache
@@ -95,6 +96,7 @@ class Trainee:
         """Take steps and tell the seconds."""
         started = time.perf_counter()
         train(self.learner, self.stream, schedule=_schedule(steps), start=START, observers=SILENT)
+        wait_for(self.learner.accelerator.device)
         return time.perf_counter() - started
 
 
@@ -108,24 +110,26 @@ def run(options: Options) -> list[Figure]:
         images = [
             figure
             for name, (overrides, width) in VARIANTS.items()
-            for figure in _measure(recipe, name, overrides, {"width": width}, options)
+            for figure in measure(recipe, name, overrides, {"width": width}, options)
         ]
     with text_setting(QUICK_TEXT_ROWS if options.quick else TEXT_ROWS) as recipe:
         texts = [
             figure
             for name, overrides in TEXT_VARIANTS.items()
-            for figure in _measure(recipe, name, overrides, None, options)
+            for figure in measure(recipe, name, overrides, None, options)
         ]
     return images + texts
 
 
-def _measure(
+def measure(
     path: Path,
     name: str,
     overrides: list[str],
     arguments: dict[str, int] | None,
     options: Options,
+    command: str = COMMAND,
 ) -> list[Figure]:
+    """Make a recipe's cache, and measure a student's step from it, and what it waits for."""
     say(f"train-student: {name}")
     torch.manual_seed(0)  # two variants may share a cache, so the teacher must be the same
     cache = path.parent / re.sub(r"\W+", "-", f"cache-{'-'.join(overrides)}")
@@ -153,8 +157,8 @@ def _measure(
     ]
     what = f"train-student step / hard-label step: {name}"
     return [
-        Figure(what, ratios_of_rounds(rounds), "x", BAR, COMMAND, note),
-        Figure(f"the same, waiting for batches: {name}", shares, "of all", WAITING_BAR, COMMAND),
+        Figure(what, ratios_of_rounds(rounds), "x", BAR, command, note),
+        Figure(f"the same, waiting for batches: {name}", shares, "of all", WAITING_BAR, command),
     ]
 
 
@@ -174,7 +178,9 @@ def _trainee(recipe: Recipe, arguments: dict[str, int] | None, *, from_cache: bo
     if arguments:
         model = model.model_copy(update={"arguments": arguments})
     network = open_model(recipe, model, where="student.model")
-    accelerator = make_accelerator("float32", device=torch.device("cpu"))
+    accelerator = make_accelerator(
+        recipe.training.precision, device=pick_device(recipe.training.device)
+    )
     optimizer = make_optimizer(
         "adamw", network.parameters(), learning_rate=LEARNING_RATE, weight_decay=0.01
     )
