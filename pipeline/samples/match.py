@@ -6,6 +6,7 @@ had needs no index; reordered data costs 16 bytes a sample.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,15 +133,18 @@ def check_samples(
     where: str,
     threads: int = 2,
     advance: Callable[[int], None] | None = None,
+    locator: Locator | None = None,
+    found: Callable[[NDArray[np.int64]], None] | None = None,
 ) -> None:
     """Prove that every expected sample is in the dataset, unchanged; order does not matter.
 
-    `where` names whoever expects it, such as a cache's path; `advance` is told of rows.
+    `where` names whoever expects it, such as a cache's path; `advance` is told of rows, `found` of
+    the indices (B,) of what was just expected. A `locator` of somebody else's saves an index.
 
     Shapes: expected yields B ids and digests (B, 16).
     Raises: SampleError that counts the missing and the changed samples and names the first five.
     """
-    locator = Locator(samples)
+    locator = locator or Locator(samples)
     differences = _Differences()
     next_index = 0
     for ids, digests in expected:
@@ -149,6 +153,8 @@ def check_samples(
         indices = locator.find(ids, next_index)
         _compare(samples, ids, digests, indices, threads=threads, differences=differences)
         next_index = int(indices[-1]) + 1
+        if found is not None:
+            found(indices)
         if advance is not None:
             advance(len(ids))
     if differences.counts:
@@ -178,7 +184,7 @@ def _compare(
     step = block_size(samples, present)
     blocks = [present[start : start + step] for start in range(0, len(present), step)]
     for block, found in zip(
-        blocks, map_in_order(lambda block: _digests(samples, block), blocks, threads), strict=True
+        blocks, map_in_order(partial(_digests, samples), blocks, threads), strict=True
     ):
         for index, digest in zip(block.tolist(), found, strict=True):
             place = wanted[index]

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -179,11 +180,19 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
 def map_in_order(
     function: Callable[[Given], Found], given: Iterable[Given], threads: int
 ) -> Iterator[Found]:
-    """Map with threads, in order, with no more than two calls a thread ahead of the consumer."""
+    """Map with threads, in order, with no more than two calls a thread ahead of the consumer.
+
+    One thing alone is mapped here: beginning a thread takes longer than to look at a few samples.
+    """
+    waiting = iter(given)
+    first = list(islice(waiting, 2))
+    if len(first) < 2:
+        yield from map(function, first)
+        return
     pool = ThreadPoolExecutor(threads)
     ahead: deque[Future[Found]] = deque()
     try:
-        for each in given:
+        for each in chain(first, waiting):
             ahead.append(pool.submit(function, each))
             if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()

@@ -45,7 +45,20 @@ def parse_sealed(raw: bytes, *, where: str, key: str) -> Document:
         raise CorruptPart(f"{where}: is not JSON any more ({error})") from error
     if not is_canonical:
         raise CorruptPart(f"{where}: a byte was changed: it is not canonical JSON any more")
-    rest = {name: value for name, value in document.items() if name != key}
-    if document.get(key) != sha256(canonical(rest)):
+    if document.get(key) != sha256(_without(raw, document, key)):
         raise CorruptPart(f"{where}: a byte was changed: '{key}' does not match the other keys")
     return document
+
+
+def _without(raw: bytes, document: Document, key: str) -> bytes:
+    """Give the canonical JSON of the other keys: a line less, which is faster than writing it anew.
+
+    Lines that begin with two spaces and a quote are the outermost; the last has no comma.
+    """
+    value = document.get(key)
+    line = b"  %b: %b" % (json.dumps(key).encode(), json.dumps(value).encode())
+    before, found, after = raw.partition(b"\n" + line + b",\n")
+    if found:
+        return before + b"\n" + after
+    rest = {name: each for name, each in document.items() if name != key}
+    return canonical(rest)

@@ -24,7 +24,6 @@ from pipeline.samples import (
     Locator,
     Samples,
     Views,
-    check_samples,
     join_batches,
     mix_rows,
     row_lengths,
@@ -35,7 +34,7 @@ from pipeline.stream.batch import Batch, Fields, Held, as_tensor, concatenate, l
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
 from pipeline.stream.order import Order, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
-from pipeline.stream.shown import check_not_empty, identities_of, shown_views
+from pipeline.stream.shown import check_cached, check_not_empty, shown_views
 from pipeline.stream.slices import Slices
 from pipeline.stream.stored import Picked, Stored, find_whole
 from pipeline.stream.windows.buffers import Buffers
@@ -165,8 +164,7 @@ class Stream(IterableDataset[Batch]):
         self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
-            identities = identities_of(cache, rows)
-            check_samples(samples, identities, where=str(cache.path), advance=advance)
+            check_cached(samples, cache, rows, self._loader.finder, advance)
 
     def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
         """Decide what is read of the cache, and open those of further teachers."""

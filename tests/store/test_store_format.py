@@ -10,8 +10,9 @@ import contract
 import pytest
 
 import pipeline.store
+from pipeline.errors import CorruptPart
 from pipeline.store import open_cache
-from pipeline.store.documents import canonical, parse_sealed
+from pipeline.store.documents import canonical, parse_sealed, sealed
 from pipeline.store.fields import DTYPES
 from pipeline.store.plan import COMPRESSIONS, FORMAT, VERSION, parse_plan, plan_bytes
 
@@ -48,6 +49,26 @@ def test_every_key_is_explained(name: str) -> None:
         for word in re.findall(r"`(\w+)`", row)
     }
     assert explained == set(parse_sealed(example(name), where=name, key=key))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"a": 1},
+        {"z": [1, {"seal": 2}]},
+        {"a": {"seal": "x"}, "z": 'a "seal": "y",\n  "seal": "z"'},
+        {"seal ": 1, "seals": 2},
+    ],
+    ids=["alone", "last", "first", "between", "alike"],
+)
+def test_a_seal_is_found_wherever_it_lies(others: dict[str, object]) -> None:
+    document = sealed(others, key="seal")
+    raw = canonical(document)
+    assert parse_sealed(raw, where="here", key="seal") == document
+    for changed in ({**document, "more": 1}, {**document, "seal": "0" * 64}, others):
+        with pytest.raises(CorruptPart, match="'seal' does not match the other keys"):
+            parse_sealed(canonical(changed), where="here", key="seal")
 
 
 def test_examples_belong_together() -> None:

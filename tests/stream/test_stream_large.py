@@ -1,6 +1,8 @@
 """Fields of large entries: mapped where they can be, gathered from several arrays, let go."""
 
 from pathlib import Path
+from threading import Event
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import numpy as np
@@ -159,6 +161,30 @@ def test_what_the_first_batch_needs_is_read_first(
         assert read[0] == rows[0] // 6
         found.append(read[0])
     assert len(set(found)) > 1
+
+
+def test_what_nobody_waits_for_any_more_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, samples, _ = make_text_cache(tmp_path / "cache", "none")
+    read, plain, go_on = list[int](), LargeFields.read, Event()
+
+    def slow(self: LargeFields, cache: Cache, part: int) -> dict[str, Any]:
+        if read:
+            assert go_on.wait(60)
+        read.append(part)
+        return plain(self, cache, part)
+
+    monkeypatch.setattr(LargeFields, "read", slow)
+    monkeypatch.setattr(large, "_cores", lambda: 1)
+    stream = Stream(samples, cache, batch_size=1, window_parts=8)
+    next(iter(stream))
+    (thread,) = [each for each in enumerate_threads() if each.name.startswith("read")]
+    del stream
+    go_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(read) == 2  # of four: one was wanted, one begun
 
 
 def test_fields_are_large_from_a_kilobyte_on(tmp_path: Path) -> None:

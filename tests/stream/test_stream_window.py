@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from tiny import make_cache, make_samples
 
 from pipeline.errors import SampleError
-from pipeline.samples import Locator
+from pipeline.samples import IdIndex, Locator, Samples
+from pipeline.store import Cache, SampleTable
+from pipeline.stream import Stream
 from pipeline.stream.windows.window import Finder, Window, cache_window, sample_window
 
 NAMES = ["classes", "logits", "tail"]
@@ -74,6 +76,31 @@ def test_a_window_is_its_parts_one_after_the_other(tmp_path: Path) -> None:
     for name in NAMES:
         expected = np.concatenate([first[name], last[name]])
         assert np.array_equal(window.over_positions[name], expected)
+
+
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["in order", "reversed"])
+def test_a_stream_that_checked_samples_knows_where_they_are(
+    is_reversed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(tmp_path / "cache", make_samples(10), rows_per_part=4)
+    read, indexed, plain, index = list[int](), list[int](), Cache.read_samples, IdIndex.__init__
+
+    def note(self: Cache, part: int, *, check: bool = True) -> SampleTable:
+        read.append(part)
+        return plain(self, part, check=check)
+
+    def note_index(self: IdIndex, samples: Samples) -> None:
+        indexed.append(len(samples))
+        index(self, samples)
+
+    monkeypatch.setattr(Cache, "read_samples", note)
+    monkeypatch.setattr(IdIndex, "__init__", note_index)
+    order = np.arange(10)[::-1] if is_reversed else None
+    stream = Stream(make_samples(10, order), cache, batch_size=3)
+    ids = [name for batch in stream for name in batch.ids]
+    assert sorted(ids) == sorted(f"s{row}" for row in range(10))
+    assert read == ([0, 1, 2, 0, 1, 2] if is_reversed else [0, 1, 2])
+    assert indexed == ([10] if is_reversed else [])
 
 
 def test_samples_that_the_dataset_lost_are_named(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,15 +80,17 @@ class LargeFields:
         if cache.is_growing:  # a thread that waits for a part might wait for ever
             return Reading(lru_cache(maxsize=None)(lambda number: self.read(cache, parts[number])))
         coming = dict[int, Future[dict[str, Array]]]()
+        pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
 
         def ask(first: Iterable[int]) -> None:
             if not coming:
-                pool = ThreadPoolExecutor(_cores(), thread_name_prefix="read")
                 for number in dict.fromkeys([*first, *range(len(parts))]):
                     coming[number] = pool.submit(self.read, cache, parts[number])
-                pool.shutdown(wait=False)
 
-        return Reading(lambda number: coming[number].result(), ask)
+        reading = Reading(lambda number: coming[number].result(), ask)
+        # What nobody waits for any more is not read, or the end of a process would wait for it.
+        finalize(reading, pool.shutdown, wait=False, cancel_futures=True)
+        return reading
 
     def _let_go(self) -> None:
         kept = list(self.parts.values())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.samples import Locator
-from pipeline.store import Cache
+from pipeline.store import Cache, SampleTable
 from pipeline.stream.windows.large import (
     Blocks,
     Empty,
@@ -151,11 +151,17 @@ class Finder:
             return Places(np.arange(start, start + len(rows)), zeros, zeros + count)
         table = cache.read_samples(part, check=check)
         indices = self.locator.locate(table.ids, rows.start % self.samples)
-        views, positions = table.views.astype(np.int64), table.positions.astype(np.int64)
-        is_run = np.array_equal(indices, np.arange(indices[0], indices[0] + len(rows)))
-        if is_run and bool((positions == positions[0]).all()) and not views.any():
-            self.runs[part] = int(indices[0]), int(positions[0])
-        return Places(indices, views, positions)
+        self.note(part, table, indices)
+        return Places(indices, table.views.astype(np.int64), table.positions.astype(np.int64))
+
+    def note(self, part: int, table: SampleTable, indices: Rows) -> None:
+        """Remember where the rows of a part lie, if that takes no memory. Shapes: indices (n,), of
+        the first rows of the table.
+        """
+        first, count = int(indices[0]), int(table.positions[0])
+        is_run = np.array_equal(indices, np.arange(first, first + len(table.ids)))
+        if is_run and bool((table.positions == count).all()) and not table.views.any():
+            self.runs[part] = first, count
 
 
 def cache_window(
