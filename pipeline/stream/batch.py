@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.samples import SampleBatch, Samples, positions_of
+from pipeline.samples import SampleBatch, Samples, positions_of, tokens_of
 from pipeline.samples.batch import Mixed
 from pipeline.stream.stored import Change, Picked, Stored
 from pipeline.targets import (
@@ -180,7 +180,9 @@ def concatenate(held: Sequence[Held]) -> tuple[Fields, Picked | None]:
 def labels_of(samples: Samples, read: SampleBatch) -> Tensor | MixedLabels:
     """Give the labels of samples that were read. Shapes: (P,), two each where they are mixed."""
     if not read.mixed:
-        return as_tensor(positions_of(samples, read).labels)
+        # Without tokens a position is a row, and nothing else need be asked, in every batch.
+        known = read if tokens_of(samples) is None else positions_of(samples, read)
+        return as_tensor(known.labels)
     own, others, shares = read.labels, read.mixed.labels, read.mixed.shares
     return MixedLabels(as_tensor(own), as_tensor(others), as_tensor(shares))
 
