@@ -4,8 +4,6 @@ Works position by position, in blocks that fit a processor's cache, on the devic
 Knows neither which sample a position belongs to nor where the arrays go.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,29 +14,21 @@ from pipeline.targets.compact import pack_tail
 from pipeline.targets.draws import draw_classes, pack_draws
 from pipeline.targets.low_rank.basis import Basis, encode_codes
 from pipeline.targets.rounding import LOWEST_LOGIT, pack_logits, unpack_logits
-from pipeline.targets.selection import count_top_p, select_top_k
+from pipeline.targets.selection import count_top_p, find_largest, select_top_k
 from pipeline.targets.spec import RANGE_OF, TargetSpec, target_fields
-from pipeline.targets.tail import measure_tail, power_sums
+from pipeline.targets.tail import TailSums, measure_tail, power_sums, sum_tail
 
 Arrays = dict[str, NDArray[np.generic]]
+# What was found out of some positions, by name, (P, ...) each.
+Seen = dict[str, Tensor]
+_SECOND = "runner_up"
 
-# 4 MiB of float32 stay near a core, powers and all: of 50,000 classes 1.3 to 1.4 times what
-# scripts/bench compares with; 2^18 take 1.4 to 1.8 and 2^22 2.3. A GPU wants few launches instead.
-BLOCK_ELEMENTS = {"cpu": 2**20}
+# 2 MiB of float32 stay near a core, powers and all: of 50,000 classes 1.34 times what scripts/bench
+# compares with; 2^18 take 1.57 and 2^20 1.42. A GPU wants few launches instead.
+BLOCK_ELEMENTS = {"cpu": 2**19}
 BLOCK_ELEMENTS_ELSEWHERE = 2**26
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """What is kept of a block, and how many classes are not.
-
-    Shapes: classes and logits (P, K), left_out () or (P, 1), count (P, 1).
-    """
-
-    classes: Tensor
-    logits: Tensor
-    left_out: Tensor
-    count: Tensor | None = None
+# Threads share the positions of a block: of 9 one of two threads has more than half.
+SHARED_BY = 4
 
 
 def encode(
@@ -56,15 +46,16 @@ def encode(
     Raises: TargetError if the classes are not the spec's, or if a logit is not finite.
     """
     _check(spec, logits)
-    elements = BLOCK_ELEMENTS.get(logits.device.type, BLOCK_ELEMENTS_ELSEWHERE)
-    size = max(1, elements // spec.class_count)
+    size = _block_size(logits)
     with torch.no_grad():
-        blocks = []
+        looks = []
         for start in range(0, max(1, len(logits)), size):
             cut = slice(start, start + size)
             drawn = None if numbers is None else torch.from_numpy(numbers[cut])
-            blocks.append(_encode_block(spec, logits[cut], drawn))
-        tensors = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+            looks.append(_look(spec, logits[cut], drawn))
+        # What is small is computed for all at once: to ask for an operation takes longer.
+        seen = {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
+        tensors = _describe(spec, seen)
         arrays = {
             field.name: tensors[field.name].cpu().numpy().astype(field.dtype)
             for field in target_fields(spec)
@@ -74,6 +65,12 @@ def encode(
             assert basis is not None
             arrays["codes"] = encode_codes(basis, logits, spec.steps)
     return arrays
+
+
+def _block_size(logits: Tensor) -> int:
+    elements = BLOCK_ELEMENTS.get(logits.device.type, BLOCK_ELEMENTS_ELSEWHERE)
+    size = max(1, elements // logits.shape[1])
+    return size // SHARED_BY * SHARED_BY or size
 
 
 def find_bad_positions(logits: Tensor) -> list[int]:
@@ -106,32 +103,59 @@ def _check(spec: TargetSpec, logits: Tensor) -> None:
     )
 
 
-def _encode_block(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> dict[str, Tensor]:
-    """Give the fields of a block, not yet in their own dtype."""
+def _look(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> Seen:
+    """Find out what all classes of some positions are needed for."""
     relative = _relative(block)
     if spec.kind == "all":
-        return {**_round(spec, "logits", relative)[0], **_statistics_of_all(relative)}
-    cut = _cut(spec, block, relative)
-    fields, rounded = _round(spec, "logits", cut.logits)
-    fields["classes"] = cut.classes
-    total, moment = _sum_powers(cut.logits)  # (P,)
-    best = cut.logits[:, :0]
+        total, moment = _sum_powers(relative)
+        rounded = _round(spec, "logits", relative)[0]
+        return {**rounded, "total": total, "moment": moment, _SECOND: _second(relative)}
+    seen = _cut(spec, block, relative)
     if spec.has_tail:
-        tail, best = measure_tail(relative, cut.classes, spec.nodes, cut.left_out)
+        seen |= sum_tail(relative, seen["classes"], spec.nodes)._asdict()
+    if numbers is not None:
+        node = 1 / spec.proposal_temperature
+        seen["drawn"] = draw_classes(relative, seen["classes"], node, numbers)
+        seen["drawn_logits"] = relative.gather(1, seen["drawn"])
+    if spec.kind == "sampled":
+        seen["top"] = select_top_k(block, 1)[:, 0]
+    if not spec.k:
+        seen[_SECOND] = _second(relative)
+    return seen
+
+
+def _describe(spec: TargetSpec, seen: Seen) -> dict[str, Tensor]:
+    """Make the fields, not yet in their own dtype, of what was seen at all positions."""
+    if spec.kind == "all":
+        total, moment, second = (seen.pop(name) for name in ("total", "moment", _SECOND))
+        expected = (moment / total).double()
+        return seen | _statistics(total.double(), expected, second.double())
+    kept = seen["kept"].double()  # (P, K)
+    fields, rounded = _round(spec, "logits", kept)
+    fields |= {name: seen[name] for name in ("classes", "top") if name in seen}
+    total, moment = _sum_powers(kept)  # (P,)
+    best = kept[:, :0]
+    if spec.has_tail:
+        sums = TailSums(*(seen[name] for name in TailSums._fields))
+        tail, best = measure_tail(sums, spec.nodes, _left_out(spec, seen)), sums.best.double()
         mass = tail[:, 0].exp()
         total, moment = total + mass, moment + mass * tail[:, -1]
-        fields["tail"] = _tail(spec, tail, cut.logits, rounded)
+        fields["tail"] = _tail(spec, tail, kept, rounded)
         if spec.has_mass_alone:
             fields["tail"] = fields["tail"][:, :1]
-    if cut.count is not None:
-        fields["count"] = cut.count[:, 0]
-    if numbers is not None:
-        drawn = draw_classes(relative, cut.classes, 1 / spec.proposal_temperature, numbers)
-        fields |= _draws(spec, drawn, relative.gather(1, drawn))
-    if spec.kind == "sampled":
-        fields["top"] = select_top_k(block, 1)[:, 0]
-    runner_up = _runner_up(relative, cut.logits, best)
-    return fields | _statistics(total, moment / total, runner_up.double())
+    if "count" in seen:
+        fields["count"] = seen["count"][:, 0]
+    if "drawn" in seen:
+        fields |= _draws(spec, seen["drawn"], seen["drawn_logits"])
+    second = seen[_SECOND].double() if _SECOND in seen else _second_of(kept, best)
+    return fields | _statistics(total, moment / total, second)
+
+
+def _left_out(spec: TargetSpec, seen: Seen) -> Tensor:
+    """Count the classes that were left out. Shapes: returns () or (P, 1)."""
+    if "count" in seen:
+        return spec.class_count - seen["count"]
+    return torch.tensor(float(spec.class_count - spec.k))
 
 
 def _round(spec: TargetSpec, name: str, logits: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -157,19 +181,19 @@ def _relative(block: Tensor) -> Tensor:
     return (logits - highest).clamp_(min=LOWEST_LOGIT).float()
 
 
-def _cut(spec: TargetSpec, block: Tensor, relative: Tensor) -> _Cut:
+def _cut(spec: TargetSpec, block: Tensor, relative: Tensor) -> Seen:
+    """Choose what is kept. Shapes: classes and kept (P, K), count (P, 1)."""
     if not spec.k:
-        nothing = relative[:, :0]
-        return _Cut(nothing.long(), nothing.double(), torch.tensor(float(spec.class_count)))
+        return {"classes": relative[:, :0].long(), "kept": relative[:, :0]}
     classes = select_top_k(block, spec.k)
-    kept = relative.gather(1, classes).double()  # (P, K)
+    kept = relative.gather(1, classes)
     if spec.kind != "top_p":
-        return _Cut(classes, kept, torch.tensor(float(spec.class_count - spec.k)))
+        return {"classes": classes, "kept": kept}
     count = count_top_p(relative, classes, spec.p, spec.k_min)
     spare = torch.arange(spec.k, device=count.device) >= count
     # A spare place repeats the first class, with no mass at any temperature.
     classes = torch.where(spare, classes[:, :1], classes)
-    return _Cut(classes, kept.masked_fill_(spare, LOWEST_LOGIT), spec.class_count - count, count)
+    return {"classes": classes, "kept": kept.masked_fill_(spare, LOWEST_LOGIT), "count": count}
 
 
 def _tail(spec: TargetSpec, tail: Tensor, kept: Tensor, rounded: Tensor) -> Tensor:
@@ -187,18 +211,18 @@ def _sum_powers(logits: Tensor) -> tuple[Tensor, Tensor]:
     return powers.sum(1), (powers * logits).sum(1)
 
 
-def _runner_up(relative: Tensor, kept: Tensor, best: Tensor) -> Tensor:
-    """Find the second largest logit. Shapes: best (P, 1), left out, or (P, 0); returns alike."""
-    if not kept.shape[1]:
-        return relative.topk(min(2, relative.shape[1]), dim=1).values[:, 1:]
+def _second(relative: Tensor) -> Tensor:
+    """Find the second largest logit. Shapes: relative (P, C); returns (P, 1), or (P, 0) of one."""
+    return find_largest(relative, min(2, relative.shape[1]))[0][:, 1:]
+
+
+def _second_of(kept: Tensor, best: Tensor) -> Tensor:
+    """Find it among the kept, largest first, and the best that was left out.
+
+    Shapes: kept (P, K), best (P, 1) or (P, 0); returns alike.
+    """
     others = torch.cat([kept[:, 1:2], best], 1)
     return others.amax(1, keepdim=True) if others.shape[1] else others
-
-
-def _statistics_of_all(relative: Tensor) -> dict[str, Tensor]:
-    total, moment = _sum_powers(relative)
-    runner_up = relative.topk(min(2, relative.shape[1]), dim=1).values[:, 1:]
-    return _statistics(total.double(), (moment / total).double(), runner_up.double())
 
 
 def _statistics(total: Tensor, expected: Tensor, runner_up: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,9 @@ from torch import Tensor
 NO_CLASS = 2**31 - 1  # comes after every class that a cache can hold
 # Of so few classes a stable sort is the fastest way: 0.14 ms, not 0.66, for 4,096 times 10.
 SORTED_CLASSES = 64
+# Of so many classes and more the largest are looked for in groups, if there are so many times as
+# many groups as are wanted: the 65 largest of 50,000 in 39 us a position, not 73.
+GROUPED_CLASSES, GROUP, FEWEST_GROUPS = 2048, 8, 4
 
 
 def select_top_k(logits: Tensor, k: int) -> Tensor:
@@ -18,7 +21,7 @@ def select_top_k(logits: Tensor, k: int) -> Tensor:
     """
     if logits.shape[1] <= SORTED_CLASSES:
         return logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    values, classes = logits.topk(min(k + 1, logits.shape[1]), dim=1)
+    values, classes = find_largest(logits, min(k + 1, logits.shape[1]))
     # topk leaves open which of several equal logits it takes, and in which order.
     tied = values[:, k - 1] == values[:, -1] if values.shape[1] > k else values.new_zeros(0)
     classes = classes[:, :k]
@@ -27,6 +30,30 @@ def select_top_k(logits: Tensor, k: int) -> Tensor:
     classes = classes.sort(1).values
     order = logits.gather(1, classes).sort(dim=1, descending=True, stable=True).indices
     return classes.gather(1, order)  # (P, K)
+
+
+def find_largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k largest logits, the largest first, and any classes that have them.
+
+    Of many classes the k groups with the largest maxima are looked for, and then among them: no
+    other group can have a larger logit than k of theirs.
+
+    Shapes: logits (P, C); returns (P, K) twice.
+    """
+    groups = logits.shape[1] // GROUP
+    if logits.shape[1] < GROUPED_CLASSES or groups < FEWEST_GROUPS * k:
+        values, classes = logits.topk(k, dim=1)
+        return values, classes
+    # A class and those that follow it at equal distances, for maxima of neighbours take longer.
+    best = logits[:, : groups * GROUP].unflatten(1, (GROUP, groups)).amax(1)  # (P, groups)
+    chosen = find_largest(best, k)[1]  # (P, K)
+    steps = torch.arange(0, groups * GROUP, groups, device=logits.device)
+    among = (chosen[:, None] + steps[:, None]).flatten(1)  # (P, GROUP * K)
+    if groups * GROUP < logits.shape[1]:  # less than a group is left
+        left = torch.arange(groups * GROUP, logits.shape[1], device=logits.device)
+        among = torch.cat([among, left.expand(len(logits), -1)], 1)
+    values, places = logits.gather(1, among).topk(k, dim=1)
+    return values, among.gather(1, places)
 
 
 def count_top_p(relative: Tensor, classes: Tensor, p: float, k_min: int) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,27 +55,45 @@ def nodes_with(temperatures: Iterable[float]) -> tuple[float, ...]:
     return tuple(sorted(chosen, reverse=True))
 
 
-def measure_tail(
-    relative: Tensor, classes: Tensor, nodes: tuple[float, ...], left_out_count: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """Compute K at each node, K'(0) and K'(1), and the best left-out logit.
+class TailSums(NamedTuple):
+    """What a tail is described by, as far as all left-out classes are needed for it.
 
-    Shapes: relative (P, C), classes (P, K), left_out_count () or (P, 1); returns (P, M) and (P, 1),
-        float64.
+    Shapes: best (P, 1), the largest left-out logit; powers (P, M), the sums of e^(node (x - best));
+        plain and weighted (P, 1), the sums of x - best and of that times e^(x - best); float32.
+    """
+
+    best: Tensor
+    powers: Tensor
+    plain: Tensor
+    weighted: Tensor
+
+
+def sum_tail(relative: Tensor, classes: Tensor, nodes: tuple[float, ...]) -> TailSums:
+    """Go through the left-out classes of some positions.
+
+    Shapes: relative (P, C), classes (P, K), those that are not left out.
     """
     left_out = relative.scatter(1, classes, -math.inf)
     best = left_out.amax(1, keepdim=True)
     # A tail at -200 would underflow; relative to its own best class it does not.
     sums, powers = power_sums(left_out.sub_(best), nodes)
-    sums = sums.double()
     left_out.scatter_(1, classes, 0.0)  # minus infinity times a power of 0 is not a number
-    mean = left_out.sum(1, keepdim=True).double() / left_out_count
-    mean_at_1 = left_out.mul_(powers).sum(1, keepdim=True).double() / sums[:, :1]
-    best = best.double()
+    plain = left_out.sum(1, keepdim=True)
+    return TailSums(best, sums, plain, left_out.mul_(powers).sum(1, keepdim=True))
+
+
+def measure_tail(
+    found: TailSums, nodes: tuple[float, ...], left_out_count: Tensor | float
+) -> Tensor:
+    """Compute K at each node, K'(0) and K'(1).
+
+    Shapes: left_out_count () or (P, 1); returns (P, M + 2), float64.
+    """
+    best, sums, plain, weighted = (each.double() for each in found)
     values = sums.log() + best * best.new_tensor(nodes)
     chord = (values[:, -1:] - torch.as_tensor(left_out_count).log()) / nodes[-1]
-    slope = torch.maximum(mean + best, STEEPEST * chord)
-    return torch.cat([values, slope, mean_at_1 + best], 1), best
+    slope = torch.maximum(plain / left_out_count + best, STEEPEST * chord)
+    return torch.cat([values, slope, weighted / sums[:, :1] + best], 1)
 
 
 def power_sums(logits: Tensor, nodes: tuple[float, ...]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import TargetError
 from pipeline.targets import TargetSpec, encode, find_bad_positions, target_fields
-from pipeline.targets.selection import select_top_k
+from pipeline.targets.selection import find_largest, select_top_k
 
 
 def draw_logits(positions: int, class_count: int, seed: int = 0, scale: float = 4.0) -> Tensor:
@@ -36,14 +36,22 @@ logits_with_ties = st.integers(1, 12).flatmap(
 )
 
 
-@pytest.mark.parametrize("sorted_classes_at_most", [0, 64], ids=["top-k", "sort"])
+WAYS = {
+    "sort": {"SORTED_CLASSES": 64},
+    "top-k": {"SORTED_CLASSES": 0},
+    "groups": {"SORTED_CLASSES": 0, "GROUPED_CLASSES": 0, "GROUP": 2, "FEWEST_GROUPS": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @given(logits_with_ties, st.data())
 def test_larger_logit_first_then_smaller_class(
-    sorted_classes_at_most: int, rows: list[list[float]], data: st.DataObject
+    way: str, rows: list[list[float]], data: st.DataObject
 ) -> None:
     k = data.draw(st.integers(1, len(rows[0])))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.targets.selection.SORTED_CLASSES", sorted_classes_at_most)
+        for name, value in WAYS[way].items():
+            patch.setattr(f"pipeline.targets.selection.{name}", value)
         chosen = select_top_k(torch.tensor(rows), k)
     assert chosen.tolist() == [sorted_classes(row)[:k] for row in rows]
 
@@ -53,6 +61,19 @@ def test_selection_of_many_classes_is_the_stable_sort(dtype: torch.dtype) -> Non
     logits = draw_logits(20, 3000).to(dtype)
     expected = logits.sort(dim=1, descending=True, stable=True).indices[:, :50]
     assert torch.equal(select_top_k(logits, 50), expected)
+
+
+@pytest.mark.parametrize("class_count", [2047, 2048, 4001, 20_007])
+@pytest.mark.parametrize("k", [1, 2, 65, 600])
+def test_the_largest_of_groups_are_the_largest(class_count: int, k: int) -> None:
+    logits = draw_logits(6, class_count, seed=k)
+    logits[3] = logits[3].round()
+    logits[4] = logits[4].sort().values
+    logits[5] = 1.0
+    values, classes = find_largest(logits, k)
+    assert torch.equal(values, logits.topk(k, dim=1).values)
+    assert torch.equal(logits.gather(1, classes), values)
+    assert all(len(row.unique()) == k for row in classes)
 
 
 @pytest.mark.parametrize(
