@@ -45,7 +45,7 @@ def find_largest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, classes = logits.topk(k, dim=1)
         return values, classes
     # A class and those that follow it at equal distances, for maxima of neighbours take longer.
-    best = logits[:, : groups * GROUP].unflatten(1, (GROUP, groups)).amax(1)  # (P, groups)
+    best = logits[:, : groups * GROUP].view(-1, GROUP, groups).amax(1)  # (P, groups)
     chosen = find_largest(best, k)[1]  # (P, K)
     steps = torch.arange(0, groups * GROUP, groups, device=logits.device)
     among = (chosen[:, None] + steps[:, None]).flatten(1)  # (P, GROUP * K)
