@@ -12,16 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.losses.divergence import Divergence, Probs
+from pipeline.losses.divergence import Divergence, Probs, forward_kl
 from pipeline.losses.term import Answer, Block, Places, Rule, cut, in_blocks
 from pipeline.targets import (
     FEW_CLASSES,
     PROBED,
     Targets,
+    leave_out,
     log_tail_sum,
     low_rank_probs,
     make_exps,
     normalise,
+    rebuild_tail,
     soften,
     uniform_logits,
     weigh_draws,
@@ -31,8 +33,6 @@ from pipeline.targets.rounding import LOWEST_LOGIT
 # How far below the largest logit of all the largest of the left-out may be, in nats: float32 ends
 # at 87.
 FAR = 60.0
-# How far below another a logit is as good as nothing, in nats: 2e-22 of it.
-NOTHING = 50.0
 # The least that a tail's derivative is taken for: what is divided by it stays finite in float32,
 # and times it, is what it was. Of a class it is nothing beside the rounding of others.
 LEAST = 1e-20
@@ -58,6 +58,8 @@ def dense(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
 
 def low_rank(targets: Targets, temperature: float, divergence: Divergence) -> Rule:
     """Compare all classes, the left-out ones rebuilt from their shape."""
+    if divergence is forward_kl and targets.class_count >= FEW_CLASSES:
+        return compare_shape(targets, temperature)
     return compare_all(
         lambda places: Probs(*low_rank_probs(cut(targets, places), temperature)),
         divergence,
@@ -139,7 +141,7 @@ def compare_bucket(
             kept = kept.div_(left)
         if spare is not None:
             kept.masked_fill_(cut(spare, block.places), LOWEST_LOGIT)
-        _leave_out(rest, here, left)
+        leave_out(rest, here, left)
         # Among themselves: a small tail would underflow; 1 minus the kept mass is rounded.
         largest = block.largest if _is_near(rest, block.largest, left) else None
         exps, sums, log_rest = make_exps(rest, left, overwrite=True, largest=largest)
@@ -152,16 +154,6 @@ def compare_bucket(
         return Answer(value, exps, tail / sums, here, kept_alone)
 
     return compare
-
-
-def _leave_out(logits: Tensor, classes: Tensor, temperature: float) -> None:
-    """Give some classes next to nothing: among one more than these is one of the others, of which
-    none is above the largest. Minus infinity would take a CPU 25 times as long as other exps.
-
-    Shapes: logits (p, C), classes (p, K).
-    """
-    least = logits[:, : classes.shape[1] + 1].amin(1, keepdim=True)
-    logits.scatter_(1, classes, (least - NOTHING * temperature).expand(classes.shape))
 
 
 def _is_near(rest: Tensor, largest: Tensor | None, temperature: float) -> bool:
@@ -197,6 +189,42 @@ def compare_all(
         asked = Probs(*normalise(logits, temperature, overwrite=spare))
         value, gradient = divergence(rebuild(places), asked)
         return Answer(value, gradient.to(logits.dtype))
+
+    return in_blocks(compare)
+
+
+def compare_shape(targets: Targets, temperature: float) -> Rule:
+    """Compare all classes, the left-out ones rebuilt from their shape, by KL(teacher || student).
+
+    Logarithms of probabilities are never made: those of either side are logits and a number a
+    position. What concerns kept classes is added apart, so that each class is passed over less.
+
+    Source: KL = sum of p (log p - log q), with log p = t - log sum exp t and log q = s - log sum
+        exp s; the chain rule; `gradcheck` in the tests.
+    """
+    assert targets.classes is not None
+    classes = targets.classes
+
+    def compare(block: Block) -> Answer:
+        here = cut(classes, block.places)
+        taught = rebuild_tail(cut(targets, block.places), temperature)
+        log_kept, log_tail = taught.soft.log_probs, taught.soft.log_tail
+        assert log_tail is not None
+        kept, tail = log_kept.exp(), log_tail.exp()
+        own, left = _own(block, temperature)
+        most = own.amax(1, keepdim=True) if block.largest is None else block.largest
+        # At most 0, or nearly: sums of differences must not be rounded by what all have in common.
+        own = torch.add(most * (-1 / left), own, alpha=1 / left, out=own)
+        asked = own.gather(1, here)  # (p, K)
+        place = taught.logits if taught.logits.dtype == own.dtype else None
+        apart = torch.sub(taught.logits, own, out=place).mul_(taught.probs).sum(1)
+        exps = own.exp_()
+        sums = exps.sum(1, keepdim=True)
+        total = kept.sum(1) + tail  # 1, but for rounding
+        apart = apart + log_tail - taught.log_sums[:, 0]
+        value = (kept * (log_kept - asked)).sum(1) + tail * apart + total * sums[:, 0].log()
+        exps.addcmul_(taught.probs, tail[:, None] * sums, value=-1)
+        return Answer(value, exps, 1 / sums, here, -kept)
 
     return in_blocks(compare)
 

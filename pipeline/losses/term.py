@@ -5,7 +5,7 @@ It is applied to logits, all at once or block by block, and gives value and grad
 of it is one node of autograd's graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -176,17 +176,28 @@ def in_blocks(rule: Rule) -> Rule:
         parts = blocks_of(block.logits) if block.spare else []
         if len(parts) < 2:
             return rule(block)
-        values = []
+        answers = []
         for rows in parts:
             own = block.logits[rows]
             most = None if block.largest is None else block.largest[rows]
             answer = rule(Block(own, within(block.places, rows), True, most))
-            values.append(answer.value)
-            if (found := answer.derivative()) is not own:
-                own.copy_(found)
-        return Answer(torch.cat(values), block.logits)
+            if answer.gradient is not own:
+                own.copy_(answer.gradient)
+            answers.append(answer)
+        return _join(answers, block.logits)
 
     return compare
+
+
+def _join(answers: Sequence[Answer], whole: Tensor) -> Answer:
+    """Make one of the answers of one rule; their gradients lie in a whole. Shapes: whole (p, C)."""
+
+    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if known else None
+
+    values, _, rows, classes, added = zip(*answers, strict=True)
+    return Answer(torch.cat(values), whole, joined(rows), joined(classes), joined(added))
 
 
 def within(places: Places, rows: slice) -> Places:
