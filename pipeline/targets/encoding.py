@@ -4,6 +4,8 @@ Works position by position, in blocks that fit a processor's cache, on the devic
 Knows neither which sample a position belongs to nor where the arrays go.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,8 +56,7 @@ def encode(
             drawn = None if numbers is None else torch.from_numpy(numbers[cut])
             looks.append(_look(spec, logits[cut], drawn))
         # What is small is computed for all at once: to ask for an operation takes longer.
-        seen = {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
-        tensors = _describe(spec, seen)
+        tensors = _describe(spec, _joined(looks))
         arrays = {
             field.name: tensors[field.name].cpu().numpy().astype(field.dtype)
             for field in target_fields(spec)
@@ -122,6 +123,12 @@ def _look(spec: TargetSpec, block: Tensor, numbers: Tensor | None) -> Seen:
     if not spec.k:
         seen[_SECOND] = _second(relative)
     return seen
+
+
+def _joined(looks: Sequence[Seen]) -> Seen:
+    if len(looks) == 1:
+        return looks[0]
+    return {name: torch.cat([look[name] for look in looks]) for name in looks[0]}
 
 
 def _describe(spec: TargetSpec, seen: Seen) -> dict[str, Tensor]:
