@@ -89,7 +89,7 @@ class LargeFields:
 
         reading = Reading(lambda number: coming[number].result(), ask)
         # What nobody waits for any more is not read, or the end of a process would wait for it.
-        finalize(reading, pool.shutdown, wait=False, cancel_futures=True)
+        finalize(reading, pool.shutdown, wait=False, cancel_futures=True).atexit = False
         return reading
 
     def _let_go(self) -> None:

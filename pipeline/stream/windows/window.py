@@ -159,7 +159,8 @@ class Finder:
         the first rows of the table.
         """
         first, count = int(indices[0]), int(table.positions[0])
-        is_run = np.array_equal(indices, np.arange(first, first + len(table.ids)))
+        run = np.arange(first, first + len(table.ids))
+        is_run = first >= 0 and np.array_equal(indices, run)
         if is_run and bool((table.positions == count).all()) and not table.views.any():
             self.runs[part] = first, count
 
