@@ -86,6 +86,7 @@ class LargeFields:
             if not coming:
                 for number in dict.fromkeys([*first, *range(len(parts))]):
                     coming[number] = pool.submit(self.read, cache, parts[number])
+                pool.shutdown(wait=False)
 
         reading = Reading(lambda number: coming[number].result(), ask)
         # What nobody waits for any more is not read, or the end of a process would wait for it.
