@@ -119,19 +119,17 @@ def rebuild_tail(targets: Targets, temperature: float) -> Shaped:
     from that at 1.
     """
     assert targets.classes is not None
+    missing = None
     if targets.has_mass_alone and temperature != 1:
         logits = leave_out(_shape(targets), targets.classes, temperature)
         missing = (log_tail_sum(targets, 1.0) - logits.logsumexp(1)) / temperature
         logits.div_(temperature)
     else:
         logits = leave_out(_shape(targets, temperature), targets.classes)
-        missing = None
     probs = logits.softmax(1)
-    log_sums = _log_sums(logits, probs)
-    log_tail = (
-        log_sums[:, 0] + missing if missing is not None else log_tail_sum(targets, temperature)
-    )
-    return Shaped(probs, logits, log_sums, _normalise(targets, temperature, log_tail))
+    sums = _log_sums(logits, probs)
+    log_tail = log_tail_sum(targets, temperature) if missing is None else sums[:, 0] + missing
+    return Shaped(probs, logits, sums, _normalise(targets, temperature, log_tail))
 
 
 def low_rank_probs(targets: Targets, temperature: float) -> tuple[Tensor, Tensor]:

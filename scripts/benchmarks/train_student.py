@@ -5,10 +5,10 @@ are small, so that parts are read again in every epoch, as in a cache that does 
 What a student waits for is the next batch, of samples and targets as they lie in the cache.
 """
 
-import re
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 
@@ -132,7 +132,7 @@ def measure(
     """Make a recipe's cache, and measure a student's step from it, and what it waits for."""
     say(f"train-student: {name}")
     torch.manual_seed(0)  # two variants may share a cache, so the teacher must be the same
-    cache = path.parent / re.sub(r"\W+", "-", f"cache-{'-'.join(overrides)}")
+    cache = path.parent / f"cache-{sha256(repr(overrides).encode()).hexdigest()[:16]}"
     recipe = load_recipe(path, [*overrides, f"cache.path='{cache}'"])
     stages.cache_teacher.run(recipe, quiet=True)
     ours = _trainee(recipe, arguments, from_cache=True)
