@@ -7,6 +7,7 @@ wanted, and keeps nothing that grows with the rows beyond one digest a part.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pipeline.errors import CacheError, CorruptPart, IncompleteCache
@@ -124,6 +125,17 @@ class Cache:
         for path in files.entries if self.spool else ():
             if _is_needed(path, names):
                 files.fetch(path)
+
+    def expect_part(self, part: int, names: Sequence[str]) -> None:
+        """Tell the place that these fields of a part are read soon; whoever reads them hears what
+        is wrong with them.
+        """
+        if self.is_growing or self.spool:  # there is nothing yet, or it is fetched
+            return
+        with suppress(CacheError):
+            for path in self._open_part(part, check=False)[1].entries:
+                if _is_needed(path, names):
+                    self.path.expect(path)
 
     def read_shared(self) -> dict[str, Array]:
         """Read the arrays that all parts share, if there are any.

@@ -8,7 +8,7 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -82,6 +82,14 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     except PermissionError as error:
         raise CacheError(f"{path}: may not be read: {error.strerror}. Allow it.") from error
     return np.frombuffer(content, np.uint8)
+
+
+def expect_file(path: Path) -> None:
+    """Let the system read a file into its memory, where it can be told to; waits for nothing."""
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
+    with suppress(OSError), path.open("rb", buffering=0) as file:  # who reads it tells
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def read_range(path: Path, start: int, stop: int | None) -> bytes:

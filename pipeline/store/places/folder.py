@@ -16,6 +16,7 @@ from pipeline.errors import CacheError
 from pipeline.store.places import locks
 from pipeline.store.places.disk import (
     disk_errors,
+    expect_file,
     files_below,
     map_file,
     read_file,
@@ -61,6 +62,10 @@ class Folder:
         """Map a whole file, read-only. Shapes: returns (size_bytes,)."""
         with _absent():  # an empty file cannot be mapped, and is read
             return map_file(self.path / path)
+
+    def expect(self, path: str) -> None:
+        """Let the system begin to read a whole file."""
+        expect_file(self.path / path)
 
     def size(self, path: str) -> int | None:
         """Give the size of a file in bytes, None if there is no such file."""

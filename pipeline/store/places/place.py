@@ -43,6 +43,9 @@ class Place(Protocol):
         Raises: FileNotFoundError; CacheError if it may not be read.
         """
 
+    def expect(self, path: str) -> None:
+        """Be told that a whole file is read soon; nothing happens if it cannot be."""
+
     def size(self, path: str) -> int | None:
         """Give the size of a file in bytes, None if there is no such file."""
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import Cache
+from pipeline.stream.windows.expected import expecting
 from pipeline.stream.windows.size import row_bytes
 
 Array = NDArray[np.generic]
@@ -68,6 +69,12 @@ class LargeFields:
             self._let_go()
         return arrays
 
+    def _read_expecting(
+        self, cache: Cache, part: int, expect: Callable[[], None]
+    ) -> dict[str, Array]:
+        expect()
+        return self.read(cache, part)
+
     def read_all(self, cache: Cache, parts: Sequence[int]) -> "Reading":
         """Read some parts on all cores, those first that are asked for first.
 
@@ -84,8 +91,10 @@ class LargeFields:
 
         def ask(first: Iterable[int]) -> None:
             if not coming:
-                for number in dict.fromkeys([*first, *range(len(parts))]):
-                    coming[number] = pool.submit(self.read, cache, parts[number])
+                numbers = list(dict.fromkeys([*first, *range(len(parts))]))
+                expect = expecting(cache, [parts[each] for each in numbers], self.names)
+                for number in numbers:
+                    coming[number] = pool.submit(self._read_expecting, cache, parts[number], expect)
                 pool.shutdown(wait=False)
 
         reading = Reading(lambda number: coming[number].result(), ask)

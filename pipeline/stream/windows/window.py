@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.samples import Locator
 from pipeline.store import Cache, SampleTable
+from pipeline.stream.windows.expected import expecting
 from pipeline.stream.windows.large import (
     Blocks,
     Empty,
@@ -179,7 +180,7 @@ def cache_window(
     Raises: CorruptPart if a file is damaged; SampleError if the dataset lacks a sample.
     """
     found = [finder.find(cache, part, check=check) for part in parts]
-    arrays = [cache.read_part(part, names, check=check) for part in parts] if names else []
+    arrays = _read_parts(cache, parts, names, check=check) if names else []
     positions = np.concatenate([each.positions for each in found])
     axes = {each.name: each.axis for each in cache.plan.fields}
     # Popped, so that never more than one field is in memory twice.
@@ -195,6 +196,16 @@ def cache_window(
         {name: array for name, array in joined.items() if axes[name] == "positions"},
         _large_fields(cache, parts, large, bounds, positions) if large else {},
     )
+
+
+def _read_parts(
+    cache: Cache, parts: Sequence[int], names: Sequence[str], *, check: bool
+) -> list[dict[str, Array]]:
+    expect, arrays = expecting(cache, parts, names), []
+    for part in parts:
+        expect()
+        arrays.append(cache.read_part(part, names, check=check))
+    return arrays
 
 
 def _large_fields(

@@ -1,0 +1,98 @@
+"""Parts that are read soon are told to the disk first, once each, and nothing depends on it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import make_cache, make_samples
+
+from pipeline.errors import CorruptPart
+from pipeline.store import Cache, Spool, open_cache
+from pipeline.store.places import Folder
+from pipeline.stream import Stream
+from pipeline.stream.windows import expected
+from pipeline.stream.windows.expected import expecting
+
+ROWS, NAMES = 40, ("classes", "logits")
+
+
+def make_parts(folder: Path) -> Cache:
+    return make_cache(folder, make_samples(ROWS), rows_per_part=4)
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Note, from now on, what folders are told and asked of fields, in order."""
+    seen = list[tuple[str, str]]()
+
+    def note(verb: str) -> None:
+        real = getattr(Folder, verb)
+
+        def noted(self: Folder, path: str, *rest: object) -> object:
+            if "/c." in path:
+                seen.append((verb, path))
+            return real(self, path, *rest)
+
+        monkeypatch.setattr(Folder, verb, noted)
+
+    for verb in ("expect", "read", "map"):
+        note(verb)
+    return seen
+
+
+def test_so_many_parts_are_told_ahead_and_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, told = make_parts(tmp_path / "cache"), list[int]()
+    monkeypatch.setattr(Cache, "expect_part", lambda self, part, names: told.append(part))
+    expect, parts = expecting(cache, [9, 1, 8, 2, 7, 3, 6, 4], NAMES), [9, 1, 8, 2, 7, 3, 6, 4]
+    for number in range(len(parts)):
+        expect()
+        assert told == parts[: number + 1 + expected.AHEAD]
+
+
+@pytest.mark.parametrize("large_bytes", [1, 10_000], ids=["mapped", "copied"])
+def test_every_file_is_told_before_it_is_read_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int
+) -> None:
+    monkeypatch.setattr("pipeline.stream.windows.large.LARGE_BYTES", large_bytes)
+    monkeypatch.setattr("pipeline.stream.windows.large.MOST_CORES", 1)  # several may overtake
+    cache = make_parts(tmp_path / "cache")
+    seen = record(monkeypatch)
+    list(Stream(make_samples(ROWS), cache, batch_size=8))
+    read = [path for verb, path in seen if verb != "expect"]
+    assert len(read) == 3 * cache.plan.part_count
+    assert sorted(path for verb, path in seen if verb == "expect") == sorted(read)
+    assert all(seen.index(("expect", path)) <= seen.index((verb, path)) for verb, path in seen)
+
+
+def test_what_is_missing_is_told_by_who_reads_it(tmp_path: Path) -> None:
+    cache = make_parts(tmp_path / "cache")
+    next((tmp_path / "cache/targets/00003.zarr/logits").glob("c.*")).unlink()
+    next((tmp_path / "cache").rglob("*00002*.json")).unlink()
+    for part in (2, 3):
+        open_cache(tmp_path / "cache").expect_part(part, NAMES)
+    with pytest.raises(CorruptPart, match=r"part 3: .*is missing"):
+        cache.read_part(3, NAMES)
+    with pytest.raises(CorruptPart, match="part 2"):
+        cache.read_part(2, NAMES)
+
+
+def test_a_system_that_cannot_be_told_reads_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    cache = make_parts(tmp_path / "cache")
+    rows = sum(len(batch.ids) for batch in Stream(make_samples(ROWS), cache, batch_size=8))
+    assert rows == ROWS
+
+
+def test_what_is_fetched_to_a_spool_is_not_told_of_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_parts(tmp_path / "cache")
+    near = Spool(tmp_path / "spool", 10**6)
+    cache = replace(open_cache(tmp_path / "cache"), spool=near)
+    seen = record(monkeypatch)
+    cache.expect_part(0, NAMES)
+    assert seen == []
