@@ -321,15 +321,15 @@ class Stream(IterableDataset[Batch]):
         loaded = self._loader.load(parts)
         window, whole = loaded.window, loaded.whole
         at = self._at(parts, places, epoch)
-        # Held-out data is asked the same questions at every evaluation.
-        later = epoch if self.is_fresh else 0
-        numbers = window.views[at] + later
-        if self._chosen and self.is_fresh:
-            numbers += COPY_VIEWS * self._copy(parts, places, epoch)
         all_places = self._all_places(parts, epoch)
         samples = self._near.hold(parts, epoch, window.indices, all_places)
         read = samples.read(window.indices[at])
         if self.views.change:
+            # Held-out data is asked the same questions at every evaluation.
+            later = epoch if self.is_fresh else 0
+            numbers = window.views[at] + later
+            if self._chosen and self.is_fresh:
+                numbers += COPY_VIEWS * self._copy(parts, places, epoch)
             shown = self.views.show(read, numbers)
             find = window.partners(at, later)
             read = mix_rows(

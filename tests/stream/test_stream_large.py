@@ -31,11 +31,10 @@ from pipeline.stream.windows import large
 from pipeline.stream.windows.large import (
     LargeFields,
     as_blocks,
-    copy_runs,
-    find_runs,
     gather,
     split_large,
 )
+from pipeline.stream.windows.window import Window
 from pipeline.targets import FeatureSpec, Targets, TargetSpec, encode, target_fields
 
 ROWS, SHAPE = 20, (4, 15, 10)  # 1,200 bytes in float16
@@ -212,7 +211,7 @@ def test_gathering_is_taking_from_all_in_a_row(
     rows=st.lists(st.lists(st.integers(0, 4), max_size=5), min_size=1, max_size=5),
     draw=st.data(),
 )
-def test_copied_runs_are_the_rows_one_after_the_other(
+def test_rows_of_several_positions_come_one_after_the_other(
     rows: list[list[int]], draw: st.DataObject
 ) -> None:
     """`rows` are the numbers of entries of the rows of each part."""
@@ -223,9 +222,19 @@ def test_copied_runs_are_the_rows_one_after_the_other(
     blocks = as_blocks(np.split(entries, ends[:-1]))
     chosen = draw.draw(st.lists(st.integers(0, len(counts) - 1), max_size=8) if len(counts) else
                        st.just([]))  # fmt: skip
-    runs = find_runs(blocks.ends, starts[chosen], counts[chosen])
+    window = Window(
+        bounds=np.cumsum([0, *map(len, rows)]),
+        indices=np.arange(len(counts)),
+        views=np.zeros_like(counts),
+        positions=counts,
+        starts=starts,
+        over_rows={},
+        over_positions={},
+        large={"field": (blocks, "positions")},
+    )
+    made = window.gather(np.array(chosen, np.int64))["field"]
     expected = [entries[starts[row] : starts[row] + counts[row]] for row in chosen]
-    assert np.array_equal(copy_runs(blocks, runs), np.concatenate([entries[:0], *expected]))
+    assert np.array_equal(made, np.concatenate([entries[:0], *expected]))
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])

@@ -7,11 +7,11 @@ memory where their files are raw, and rows are copied once, straight into the ba
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from weakref import finalize
 
@@ -23,8 +23,6 @@ from pipeline.stream.windows.expected import expecting
 from pipeline.stream.windows.size import row_bytes
 
 Array = NDArray[np.generic]
-# A part, where in it, and how many entries.
-Run = tuple[int, int, int]
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 # Below it, rows are copied faster from one array than from one of several.
 LARGE_BYTES = 1024
@@ -136,6 +134,22 @@ class Blocks:
     ends: NDArray[np.int64]
     get: Callable[[int], Array]
     ask: Callable[[Iterable[int]], None] = _nothing
+    _known: dict[int, Array] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def begins(self) -> NDArray[np.int64]:
+        """The entries before each part. Shapes: returns (parts,)."""
+        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])
+
+    def at_hand(self, numbers: Iterable[int]) -> Mapping[int, Array]:
+        """Read some parts, and without any the first; gives all that were read, by number."""
+        if len(self._known) == len(self.ends):  # nobody need be asked for in every batch
+            return self._known
+        missing = [each for each in dict.fromkeys(numbers) or [0] if each not in self._known]
+        self.ask(missing)
+        for number in missing:
+            self._known[number] = self.get(number)
+        return self._known
 
 
 def as_blocks(arrays: Sequence[Array]) -> Blocks:
@@ -153,43 +167,32 @@ def gather(blocks: Blocks, at: NDArray[np.int64], empty: Empty = np.empty) -> Ar
     is_ascending = bool((at[1:] >= at[:-1]).all())
     order = np.arange(len(at)) if is_ascending else np.argsort(at, kind="stable")
     touched, cuts = _cut(blocks, at[order])
-    blocks.ask(touched)
-    first = blocks.get(touched[0])
+    arrays = blocks.at_hand(touched)
+    first = arrays[touched[0]]
     made = empty((len(at), *first.shape[1:]), first.dtype)
     for number, cut in zip(touched, cuts, strict=True):
         chosen = order[cut]
-        within = at[chosen] - _begin(blocks, number)
+        within = at[chosen] - blocks.begins[number]
         if is_ascending:  # a slice of the batch, written once
-            np.take(blocks.get(number), within, axis=0, out=made[cut], mode="clip")
+            np.take(arrays[number], within, axis=0, out=made[cut], mode="clip")
         else:
-            made[chosen] = blocks.get(number)[within]
+            made[chosen] = arrays[number][within]
     return made
 
 
-def find_runs(
-    ends: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64]
-) -> list[Run]:
-    """Find where runs of entries lie, none of which crosses the border of a part.
+def copy_runs(
+    blocks: Blocks, runs: Sequence[Sequence[int]], count: int, empty: Empty = np.empty
+) -> Array:
+    """Copy runs of entries, `count` of them together, one after the other: a run is the number of
+    a part, and where in it it begins and ends.
 
-    Shapes: ends (parts,); starts, over all entries, and counts (n,); returns n.
+    Shapes: runs n of (3,); returns (count, ...).
     """
-    # A row without entries may lie after all others.
-    numbers = np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)
-    within = starts - np.concatenate([[0], ends])[numbers]
-    return list(zip(numbers.tolist(), within.tolist(), counts.tolist(), strict=True))
-
-
-def copy_runs(blocks: Blocks, runs: Sequence[Run], empty: Empty = np.empty) -> Array:
-    """Copy runs of entries, one after the other. Shapes: returns (sum of counts, ...)."""
-    blocks.ask(number for number, _, _ in runs)
-    found = [blocks.get(number)[start : start + count] for number, start, count in runs]
-    found = found or [blocks.get(0)[:0]]
-    made = empty((sum(map(len, found)), *found[0].shape[1:]), found[0].dtype)
+    arrays = blocks.at_hand(number for number, _, _ in runs)
+    found = [arrays[number][start:stop] for number, start, stop in runs]
+    found = found or [arrays[0][:0]]
+    made = empty((count, *found[0].shape[1:]), found[0].dtype)
     return np.concatenate(found, out=made)
-
-
-def _begin(blocks: Blocks, number: int) -> int:
-    return int(blocks.ends[number - 1]) if number else 0
 
 
 def _cut(blocks: Blocks, at: NDArray[np.int64]) -> tuple[list[int], list[slice]]:

@@ -19,9 +19,7 @@ from pipeline.stream.windows.large import (
     Blocks,
     Empty,
     LargeFields,
-    Run,
     copy_runs,
-    find_runs,
     gather,
 )
 
@@ -84,16 +82,24 @@ class Window:
         return fields | self._gather_large(places, empty)
 
     def _gather_large(self, places: Rows, empty: Empty) -> dict[str, Array]:
-        runs: list[Run] | None = None
-        made = {}
+        runs, count, made = None, 0, {}
         for name, (blocks, axis) in self.large.items():
             if axis == "rows" or self.is_single:
                 made[name] = gather(blocks, places, empty)
                 continue
             if runs is None:  # the same for all fields over positions
-                runs = find_runs(blocks.ends, self.starts[places], self.positions[places])
-            made[name] = copy_runs(blocks, runs, empty)
+                runs, count = self._runs[places].tolist(), int(self.positions[places].sum())
+            made[name] = copy_runs(blocks, runs, count, empty)
         return made
+
+    @cached_property
+    def _runs(self) -> Rows:
+        """The part of each row, and where in it its positions begin and end; found once, not in
+        every batch. Shapes: (rows, 3).
+        """
+        part = self._parts_of(np.arange(len(self.starts)))
+        begins = self.starts - self.starts[self.bounds[part]]
+        return np.stack([part, begins, begins + self.positions], axis=1)
 
     def entries_of(self, places: Rows) -> Rows:
         """Find the positions of some rows among those of all. Shapes: places (n,)."""
@@ -216,17 +222,7 @@ def _large_fields(
     ends = {"rows": bounds[1:], "positions": np.cumsum(positions)[bounds[1:] - 1]}
     axes = {each.name: each.axis for each in cache.plan.fields}
 
-    def field_of(name: str) -> Callable[[int], Array]:
-        known: dict[int, Array] = {}
+    def field_of(name: str) -> Blocks:
+        return Blocks(ends[axes[name]], lambda number: reading.get(number)[name], reading.ask)
 
-        def get(number: int) -> Array:
-            if number not in known:
-                known[number] = reading.get(number)[name]
-            return known[number]
-
-        return get
-
-    return {
-        name: (Blocks(ends[axes[name]], field_of(name), reading.ask), axes[name])
-        for name in large.names
-    }
+    return {name: (field_of(name), axes[name]) for name in large.names}
