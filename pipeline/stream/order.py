@@ -74,6 +74,11 @@ class Order:
         cuts = range(self.window_parts, len(parts), self.window_parts)
         return np.split(parts, list(cuts)) if len(parts) else []
 
+    def window_after(self, epoch: int, window: int) -> Rows:
+        """Give the parts of the window that comes after one, be it of the next epoch."""
+        windows = self.windows(epoch)
+        return windows[window + 1] if window + 1 < len(windows) else self.windows(epoch + 1)[0]
+
     def part_rows(self, part: int) -> range:
         """Give the rows of one part, counted over all views."""
         start = part * self.rows_per_part

@@ -1,7 +1,9 @@
 """Parts that are read soon are told to the disk first, once each, and nothing depends on it."""
 
 import os
+import pickle
 from dataclasses import replace
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from pipeline.store import Cache, Spool, open_cache
 from pipeline.store.places import Folder
 from pipeline.stream import Stream
 from pipeline.stream.windows import expected
-from pipeline.stream.windows.expected import expecting
+from pipeline.stream.windows.expected import Expected
 
 ROWS, NAMES = 40, ("classes", "logits")
 
@@ -45,9 +47,10 @@ def test_so_many_parts_are_told_ahead_and_each_once(
 ) -> None:
     cache, told = make_parts(tmp_path / "cache"), list[int]()
     monkeypatch.setattr(Cache, "expect_part", lambda self, part, names: told.append(part))
-    expect, parts = expecting(cache, [9, 1, 8, 2, 7, 3, 6, 4], NAMES), [9, 1, 8, 2, 7, 3, 6, 4]
+    parts = [9, 1, 8, 2, 7, 3, 6, 4]
+    coming = Expected(cache, NAMES, iter(parts))
     for number in range(len(parts)):
-        expect()
+        coming.tell()
         assert told == parts[: number + 1 + expected.AHEAD]
 
 
@@ -62,7 +65,7 @@ def test_every_file_is_told_before_it_is_read_and_no_other(
     list(Stream(make_samples(ROWS), cache, batch_size=8))
     read = [path for verb, path in seen if verb != "expect"]
     assert len(read) == 3 * cache.plan.part_count
-    assert sorted(path for verb, path in seen if verb == "expect") == sorted(read)
+    assert {path for verb, path in seen if verb == "expect"} == set(read)
     assert all(seen.index(("expect", path)) <= seen.index((verb, path)) for verb, path in seen)
 
 
@@ -96,3 +99,42 @@ def test_what_is_fetched_to_a_spool_is_not_told_of_where_it_was(
     seen = record(monkeypatch)
     cache.expect_part(0, NAMES)
     assert seen == []
+
+
+@pytest.mark.parametrize("seed", [0, None], ids=["shuffled", "as they lie"])
+def test_the_next_window_is_told_while_batches_of_this_one_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
+) -> None:
+    """Two windows an epoch, of five parts each, in two epochs; each batch is half a part."""
+    monkeypatch.setattr("pipeline.stream.ahead.MOST_AT_ONCE", 1)
+    cache, told = make_parts(tmp_path / "cache"), list[int]()
+    stream = Stream(make_samples(ROWS), cache, batch_size=2, window_parts=5, seed=seed)
+    windows = [set(each.tolist()) for epoch in range(3) for each in stream.order.windows(epoch)]
+    batches = stream.forever()
+    for here, later in pairwise(windows[:5]):
+        next(batches)  # which reads the window, and tells of its own parts
+        with monkeypatch.context() as patch:
+            patch.setattr(Cache, "expect_part", lambda self, part, names: told.append(part))
+            for _ in range(9):
+                next(batches)
+        assert sorted(told) == sorted(later - here)
+        told.clear()
+
+
+def test_a_cache_that_is_one_window_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, told = make_parts(tmp_path / "cache"), list[int]()
+    stream = Stream(make_samples(ROWS), cache, batch_size=2, window_parts=10)
+    monkeypatch.setattr(Cache, "expect_part", lambda self, part, names: told.append(part))
+    assert len([batch for _ in range(3) for batch in stream]) == 60
+    assert sorted(told) == list(range(10))
+
+
+def test_a_stream_that_was_followed_goes_to_another_process(tmp_path: Path) -> None:
+    cache = make_parts(tmp_path / "cache")
+    stream = Stream(make_samples(ROWS), cache, batch_size=2, window_parts=5)
+    first = [batch.ids for batch in islice(stream.forever(), 3)]
+    copy = pickle.loads(pickle.dumps(stream))
+    rest = [batch.ids for batch in copy]
+    assert sorted(chain(*first, *rest)) == sorted(make_samples(ROWS).ids(0, ROWS))

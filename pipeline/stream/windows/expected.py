@@ -1,6 +1,7 @@
 """Parts that are read soon, told to the disk, which then reads some while others are checked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.store import Cache
@@ -9,13 +10,21 @@ from pipeline.store import Cache
 AHEAD = 4
 
 
-def expecting(cache: Cache, parts: Sequence[int], names: Sequence[str]) -> Callable[[], None]:
-    """Make what is called before each of some parts is read, by any thread, in their order."""
-    later, is_begun = iter(parts), iter([True])
+@dataclass
+class Expected:
+    """Parts of a cache in the order in which they will be read, these fields of each.
 
-    def expect() -> None:
-        count = 1 + AHEAD if next(is_begun, False) else 1
-        for part in islice(later, count):
-            cache.expect_part(part, names)
+    Any thread may `tell` before it reads one; each part is told once.
+    """
 
-    return expect
+    cache: Cache
+    names: Sequence[str]
+    later: Iterator[int]
+    # The first time some more, which stay ahead from then on.
+    count: int = 1 + AHEAD
+
+    def tell(self) -> None:
+        """Tell the disk of the next part."""
+        count, self.count = self.count, 1
+        for part in islice(self.later, count):
+            self.cache.expect_part(part, self.names)

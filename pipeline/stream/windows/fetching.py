@@ -36,10 +36,8 @@ class Fetcher:
         if self.followed == (epoch, window):
             return
         self.followed = (epoch, window)
-        windows = order.windows(epoch)
-        self.ask(windows[window].tolist())
-        later = windows[window + 1] if window + 1 < len(windows) else order.windows(epoch + 1)[0]
-        self.ask(later.tolist())
+        self.ask(order.windows(epoch)[window].tolist())
+        self.ask(order.window_after(epoch, window).tolist())
 
     def ask(self, parts: Iterable[int]) -> None:
         """Begin to copy some parts, unless they would push out what is read now."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import Cache
-from pipeline.stream.windows.expected import expecting
+from pipeline.stream.windows.expected import Expected
 from pipeline.stream.windows.size import row_bytes
 
 Array = NDArray[np.generic]
@@ -67,11 +67,9 @@ class LargeFields:
             self._let_go()
         return arrays
 
-    def _read_expecting(
-        self, cache: Cache, part: int, expect: Callable[[], None]
-    ) -> dict[str, Array]:
-        expect()
-        return self.read(cache, part)
+    def _read_one(self, part: int, expected: Expected) -> dict[str, Array]:
+        expected.tell()
+        return self.read(expected.cache, part)
 
     def read_all(self, cache: Cache, parts: Sequence[int]) -> "Reading":
         """Read some parts on all cores, those first that are asked for first.
@@ -90,9 +88,9 @@ class LargeFields:
         def ask(first: Iterable[int]) -> None:
             if not coming:
                 numbers = list(dict.fromkeys([*first, *range(len(parts))]))
-                expect = expecting(cache, [parts[each] for each in numbers], self.names)
+                expected = Expected(cache, self.names, iter([parts[each] for each in numbers]))
                 for number in numbers:
-                    coming[number] = pool.submit(self._read_expecting, cache, parts[number], expect)
+                    coming[number] = pool.submit(self._read_one, parts[number], expected)
                 pool.shutdown(wait=False)
 
         reading = Reading(lambda number: coming[number].result(), ask)

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.store import Cache
 from pipeline.stream.order import Order
 from pipeline.stream.stored import Whole
+from pipeline.stream.windows.expected import Expected
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields
 from pipeline.stream.windows.window import Array, Finder, Window, cache_window, sample_window
@@ -46,14 +47,26 @@ class Loader:
     widen: Sequence[Widen]
     find_whole: FindWhole | None
     held: Loaded | None = None
+    followed: tuple[int, int] | None = None
+    expected: Expected | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "held": None}  # another process reads its own
 
     def follow(self, epoch: int, window: int) -> None:
-        """Let the parts of a window of an epoch come, and those of the next."""
+        """Let the parts of a window of an epoch come, and those of the next.
+
+        A disk is told of those of the next, part by part as batches of this one are asked for.
+        """
         if self.fetcher:
             self.fetcher.follow(self.order, epoch, window)
+        elif self.expected and self.followed == (epoch, window):
+            self.expected.tell()
+        elif self.cache:
+            self.followed, here = (epoch, window), {*self.order.windows(epoch)[window].tolist()}
+            later = self.order.window_after(epoch, window).tolist()
+            parts = [part for part in later if part not in here and part not in self.large.parts]
+            self.expected = Expected(self.cache, (*self.names, *self.large.names), iter(parts))
 
     def load(self, parts: Parts) -> Loaded:
         """Read a window, or give the one in memory.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.samples import Locator
 from pipeline.store import Cache, SampleTable
-from pipeline.stream.windows.expected import expecting
+from pipeline.stream.windows.expected import Expected
 from pipeline.stream.windows.large import (
     Blocks,
     Empty,
@@ -207,9 +207,9 @@ def cache_window(
 def _read_parts(
     cache: Cache, parts: Sequence[int], names: Sequence[str], *, check: bool
 ) -> list[dict[str, Array]]:
-    expect, arrays = expecting(cache, parts, names), []
+    expected, arrays = Expected(cache, names, iter(parts)), []
     for part in parts:
-        expect()
+        expected.tell()
         arrays.append(cache.read_part(part, names, check=check))
     return arrays
 
