@@ -43,6 +43,11 @@ class SampleBatch:
     labels: NDArray[np.int64]
     mixed: Mixed | None = None
 
+    def cut(self, rows: slice) -> "SampleBatch":
+        """Give some rows, which share memory with all."""
+        mixed = self.mixed and Mixed(self.mixed.labels[rows], self.mixed.shares[rows])
+        return SampleBatch(self.ids[rows], self.inputs[rows], self.labels[rows], mixed)
+
 
 class Samples(Protocol):
     """A dataset: a length, and for every sample a lasting id, an input and perhaps a label."""

@@ -50,10 +50,15 @@ def in_bursts(source: Iterator[Item], size_of: Callable[[Item], int]) -> Generat
     `size_of` gives bytes. The first item comes alone, and says how many come together.
     """
     for first in islice(source, 1):
-        count = min(MOST_AT_ONCE, AT_ONCE_BYTES // max(1, size_of(first)))
+        count = count_at_once(size_of(first))
         yield first
         del first  # or it would be held as long as there are others
         yield from source if count < 2 else _in_bursts(source, count)
+
+
+def count_at_once(size_bytes: int) -> int:
+    """Say how many things of a size are prepared together; 0 if one is too large for others."""
+    return min(MOST_AT_ONCE, AT_ONCE_BYTES // max(1, size_bytes))
 
 
 def _in_bursts(source: Iterator[Item], count: int) -> Generator[Item]:

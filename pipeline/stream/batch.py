@@ -4,7 +4,7 @@ It begins in host memory. What is compared with a student on another device goes
 it lies in a cache: what is copied, and widened here, would be three to six times as much.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.samples import SampleBatch, Samples, positions_of, tokens_of
-from pipeline.samples.batch import Mixed
 from pipeline.stream.stored import Change, Picked, Stored
 from pipeline.targets import (
     Bounded,
@@ -153,13 +152,25 @@ class Held:
 
     def without_rows(self) -> "Held":
         """Keep what all rows have in common: shapes and dtypes."""
-        read, picked = self.read, self.picked
-        mixed = Mixed(read.mixed.labels[:0], read.mixed.shares[:0]) if read.mixed else None
-        nothing = SampleBatch([], read.inputs[:0], read.labels[:0], mixed)
-        fields = {name: array[:0] for name, array in self.fields.items()}
-        return Held(
-            nothing, fields, None if picked is None else Picked(picked.whole, picked.at[:0])
-        )
+        return self.split([0], [0], ())[0]
+
+    def split(
+        self, rows: Sequence[int], positions: Sequence[int], over: Collection[str]
+    ) -> "list[Held]":
+        """Cut it into pieces of so many rows and positions; `over` names the fields over positions,
+        others are over rows.
+        """
+        found, row, position = list[Held](), 0, 0
+        for more_rows, more in zip(rows, positions, strict=True):
+            of_rows, of_positions = slice(row, row + more_rows), slice(position, position + more)
+            fields = {
+                name: array[of_positions if name in over else of_rows]
+                for name, array in self.fields.items()
+            }
+            picked = self.picked and Picked(self.picked.whole, self.picked.at[of_positions])
+            found.append(Held(self.read.cut(of_rows), fields, picked))
+            row, position = row + more_rows, position + more
+        return found
 
     def all_fields(self) -> Fields:
         """Give the fields with those of the targets."""

@@ -150,11 +150,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive rows of an epoch that lie in one window; `places` index its rows."""
+    """Consecutive rows of an epoch that lie in one window; `places` index its rows.
+
+    They are rows of batch `number`, which has `batch_rows`, of which `begins` come before them.
+    """
 
     window: int
     places: Rows
+    number: int
+    batch_rows: int
+    begins: int
     ends_batch: bool
+    ends_window: bool
 
 
 # Of the number of a window, its places in order, and how many of them end a batch that was begun.
@@ -184,8 +191,10 @@ def pieces(
             places = regroup(window, places, -begins % batch_size)
             at = max(start, begins)
             while at < ends:
-                stop = min(ends, (at // batch_size + 1) * batch_size)
-                is_end = stop % batch_size == 0 or stop == order.epoch_rows
-                yield Piece(window, places[at - begins : stop - begins], is_end)
+                number, before = divmod(at, batch_size)
+                stop = min(ends, (number + 1) * batch_size)
+                rows = min(batch_size, order.epoch_rows - number * batch_size)
+                own, is_end = places[at - begins : stop - begins], before + stop - at == rows
+                yield Piece(window, own, number, rows, before, is_end, stop == ends)
                 at = stop
         begins = ends

@@ -29,10 +29,10 @@ from pipeline.samples import (
     row_lengths,
 )
 from pipeline.store import Cache
-from pipeline.stream.ahead import in_bursts, prefetch
+from pipeline.stream.ahead import count_at_once, in_bursts, prefetch
 from pipeline.stream.batch import Batch, Fields, Held, as_tensor, concatenate, labels_of
 from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
-from pipeline.stream.order import Order, Rows, pieces
+from pipeline.stream.order import Order, Piece, Rows, pieces
 from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.shown import check_cached, check_not_empty, shown_views
 from pipeline.stream.slices import Slices
@@ -42,6 +42,7 @@ from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.large import LargeFields, split_large
 from pipeline.stream.windows.loader import Loader, Parts
 from pipeline.stream.windows.near import Near
+from pipeline.stream.windows.places import Places
 from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder
 from pipeline.targets import (
@@ -160,7 +161,10 @@ class Stream(IterableDataset[Batch]):
         self._loader = self._make_loader(rows, check=check)
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
         self._buffers = Buffers()
-        self._places: tuple[tuple[int, Parts], Rows | None] | None = None
+        self._places = Places(self.order)
+        # What is still being made is waited for one by one, and mixtures are large.
+        self._comes_singly = self._beside is not None or (cache is not None and cache.is_growing)
+        self._at_once = 0  # not known before the first batch
         self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
@@ -251,8 +255,7 @@ class Stream(IterableDataset[Batch]):
                 yield batch
 
     def _prepare(self, source: Iterator[Numbered]) -> Generator[Numbered]:
-        # What is still being made is waited for one by one, and mixtures are large.
-        if self._ahead or self._beside or (self.cache and self.cache.is_growing):
+        if self._ahead or self._comes_singly:
             return prefetch(source, self._ahead)
         return in_bursts(source, lambda numbered: numbered[2].size_bytes)
 
@@ -278,8 +281,7 @@ class Stream(IterableDataset[Batch]):
 
     def _batches(self, epoch: int, first: int, share: tuple[int, int]) -> Iterator[Numbered]:
         windows = list(map(_in_order, self.order.windows(epoch)))
-        held: list[Held] = []
-        number, begins = first, 0
+        some, held = list[Piece](), list[Held]()
         cut = pieces(
             self.order,
             epoch=epoch,
@@ -289,22 +291,49 @@ class Stream(IterableDataset[Batch]):
         )
         for piece in cut:
             self._loader.follow(epoch, piece.window)
-            if (number - first) % share[1] == share[0]:
-                rows = min(self.batch_size, self.order.epoch_rows - number * self.batch_size)
-                own = self._slices.cut(piece.places, begins, rows)
-                if len(own) or (piece.ends_batch and not held):
-                    held.append(self._take(windows[piece.window], own, epoch))
-            begins += len(piece.places)
+            if (piece.number - first) % share[1] == share[0]:
+                some.append(piece)
+            if len(some) >= self._at_once or piece.ends_window:
+                yield from self._make(windows[piece.window], some, held, epoch)
+                some.clear()
+
+    def _make(
+        self, parts: Parts, some: Sequence[Piece], held: list[Held], epoch: int
+    ) -> Iterator[Numbered]:
+        """Make batches of pieces of a window, and of what is `held` of the one before."""
+        for piece, own in zip(some, self._take_all(parts, some, epoch), strict=True):
+            if own.read.ids or (piece.ends_batch and not held):
+                held.append(own)
             if piece.ends_batch:
-                if held:
-                    yield epoch, number, self._join(held)
-                held, number, begins = [], number + 1, 0
+                batch = self._join(held)
+                # Rows that are copied where they lie want to be in order.
+                if not (self._at_once or self._comes_singly or self._large.names):
+                    self._at_once = count_at_once(batch.size_bytes)
+                held.clear()
+                yield epoch, piece.number, batch
+
+    def _take_all(self, parts: Parts, some: Sequence[Piece], epoch: int) -> Iterator[Held]:
+        """Take this rank's rows of some pieces together: of small images it takes longer to ask for
+        rows than to copy them.
+        """
+        own = [self._slices.cut(each.places, each.begins, each.batch_rows) for each in some]
+        one_by_one = (self._take(parts, each, epoch) for each in own)
+        if len(own) < 2:
+            return one_by_one
+        try:
+            taken = self._take(parts, np.concatenate(own), epoch)
+        except Exception:  # raised again by the piece that it is of, after those before it
+            return one_by_one
+        window = self._loader.load(parts).window
+        at = [self._places.at(parts, each, epoch) for each in own]
+        positions = [len(each) if window.is_single else window.positions[each].sum() for each in at]
+        return iter(taken.split(list(map(len, own)), positions, window.names_over_positions))
 
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:
             return places
         parts = _in_order(self.order.windows(epoch)[window])
-        indices = self._loader.load(parts).window.indices[self._at(parts, places, epoch)]
+        indices = self._loader.load(parts).window.indices[self._places.at(parts, places, epoch)]
         return self.order.group(
             places,
             row_lengths(self.samples, indices),
@@ -320,8 +349,8 @@ class Stream(IterableDataset[Batch]):
             return self._take(parts, np.zeros(1, np.int64), epoch).without_rows()
         loaded = self._loader.load(parts)
         window, whole = loaded.window, loaded.whole
-        at = self._at(parts, places, epoch)
-        all_places = self._all_places(parts, epoch)
+        at = self._places.at(parts, places, epoch)
+        all_places = self._places.of(parts, epoch)
         samples = self._near.hold(parts, epoch, window.indices, all_places)
         read = samples.read(window.indices[at])
         if self.views.change:
@@ -329,7 +358,7 @@ class Stream(IterableDataset[Batch]):
             later = epoch if self.is_fresh else 0
             numbers = window.views[at] + later
             if self._chosen and self.is_fresh:
-                numbers += COPY_VIEWS * self._copy(parts, places, epoch)
+                numbers += COPY_VIEWS * self._places.copy(parts, places, epoch)
             shown = self.views.show(read, numbers)
             find = window.partners(at, later)
             read = mix_rows(
@@ -338,24 +367,6 @@ class Stream(IterableDataset[Batch]):
         picked = Picked(whole, as_tensor(window.entries_of(at))) if whole else None
         names = self._target_names if whole else ()
         return Held(read, window.gather(at, self._buffers.empty, without=names), picked)
-
-    def _at(self, parts: Parts, places: Rows, epoch: int) -> Rows:
-        """Turn places among the rows of an epoch into places among all rows of a window."""
-        all_places = self._all_places(parts, epoch)
-        return places if all_places is None else all_places[places]
-
-    def _copy(self, parts: Parts, places: Rows, epoch: int) -> Rows:
-        """Number rows that an epoch has several times. Shapes: places (n,), returns (n,)."""
-        all_places = self._all_places(parts, epoch)
-        assert all_places is not None
-        return places - np.searchsorted(all_places, all_places[places])
-
-    def _all_places(self, parts: Parts, epoch: int) -> Rows | None:
-        """Give the places of a window's rows, found once for all of its batches."""
-        wanted = epoch, parts
-        if self._places is None or self._places[0] != wanted:
-            self._places = wanted, self.order.places(parts, epoch)
-        return self._places[1]
 
     def _join(self, held: list[Held]) -> Batch:
         read = join_batches([each.read for each in held])

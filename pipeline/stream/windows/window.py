@@ -93,6 +93,12 @@ class Window:
         return made
 
     @cached_property
+    def names_over_positions(self) -> frozenset[str]:
+        """The fields of which a row has an entry for each of its positions."""
+        large = [name for name, (_, axis) in self.large.items() if axis == "positions"]
+        return frozenset([*self.over_positions, *large])
+
+    @cached_property
     def _runs(self) -> Rows:
         """The part of each row, and where in it its positions begin and end; found once, not in
         every batch. Shapes: (rows, 3).

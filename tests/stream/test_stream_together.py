@@ -1,0 +1,136 @@
+"""Small batches are taken together: they are those that are taken alone, and fail in their turn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_stream_chosen import COPIES, make_table
+from test_stream_large import make_text_cache
+from test_stream_slices import assert_together
+from tiny import CLASSES, make_cache, make_samples
+
+from pipeline.errors import SampleError
+from pipeline.samples import SampleBatch, make_views
+from pipeline.samples.arrays import ArraySamples
+from pipeline.samples.batch import Indices
+from pipeline.stream import Batch, Stream
+from pipeline.stream.ahead import MOST_AT_ONCE
+
+ROWS = 90
+Make = dict[str, Any]
+
+
+def cached(folder: Path) -> Make:
+    samples = make_samples(ROWS)
+    return {"samples": samples, "cache": make_cache(folder / "cache", samples, rows_per_part=20)}
+
+
+def unshuffled(folder: Path) -> Make:
+    return {**cached(folder), "seed": None}
+
+
+def mixed(folder: Path) -> Make:
+    images = np.random.default_rng(0).integers(0, 255, (ROWS, 1, 4, 4), dtype=np.uint8)
+    samples = ArraySamples("data.train", None, images, np.arange(ROWS) % CLASSES, None)
+    augment = [{"kind": "shift", "pixels": 1.0}]
+    return {
+        "samples": samples,
+        "fresh": make_views(samples, augment=augment, mix={"kind": "mixup", "alpha": 1.0}),
+    }
+
+
+def chosen(folder: Path) -> Make:
+    samples = make_samples(len(COPIES))
+    return {
+        "samples": samples,
+        "cache": make_cache(folder / "cache", samples, rows_per_part=7),
+        "pseudo_labels": make_table(folder / "table", samples, COPIES),
+        "fresh": make_views(samples, augment=[]),
+    }
+
+
+def a_rank(folder: Path) -> Make:
+    return {**cached(folder), "rank": 1, "world_size": 3}
+
+
+def a_rank_of_many(folder: Path) -> Make:
+    """It has rows of few batches."""
+    return {**cached(folder), "rank": 7, "world_size": 9}
+
+
+def rows_of_several_positions(folder: Path) -> Make:
+    cache, samples, _ = make_text_cache(folder / "cache", "lz4")
+    return {"samples": samples, "cache": cache}
+
+
+MAKES = [cached, unshuffled, mixed, chosen, a_rank, a_rank_of_many, rows_of_several_positions]
+
+
+@pytest.mark.parametrize("large_bytes", [1, 10**6], ids=["large", "small"])
+@pytest.mark.parametrize("make", MAKES, ids=lambda make: make.__name__)
+def test_batches_taken_together_are_those_taken_alone(
+    make: Callable[[Path], Make],
+    large_bytes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.stream.windows.large.LARGE_BYTES", large_bytes)
+    made = {**make(tmp_path), "batch_size": 4, "window_parts": 2}
+
+    def batches() -> list[Batch]:
+        return list(islice(Stream(**made).forever(), 60))
+
+    together = batches()
+    monkeypatch.setattr("pipeline.stream.ahead.MOST_AT_ONCE", 1)
+    for one, other in zip(batches(), together, strict=True):
+        assert_together(one, [other])
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Samples that count how often they are read, one of which cannot be."""
+
+    samples: ArraySamples
+    broken: int
+    name: str = "data.train"
+    class_names: None = None
+    reads: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        return self.samples.ids(start, stop)
+
+    def read(self, indices: Indices) -> SampleBatch:
+        self.reads.append(len(indices))
+        if self.broken in indices:
+            raise SampleError(f"data.train: s{self.broken} cannot be read")
+        return self.samples.read(indices)
+
+
+@pytest.mark.parametrize("broken", [0, 5, 37, ROWS - 1])
+def test_a_sample_that_cannot_be_read_is_told_after_the_batches_before_it(broken: int) -> None:
+    stream = Stream(Broken(make_samples(ROWS), broken), batch_size=4, seed=None)
+    came = list[str]()
+    with pytest.raises(SampleError, match=f"s{broken} cannot be read"):
+        came.extend(name for batch in stream for name in batch.ids)
+    assert came == [f"s{row}" for row in range(broken // 4 * 4)]
+    assert stream.state_dict()["batch"] == broken // 4
+
+
+def test_many_small_batches_are_one_reading() -> None:
+    samples = Broken(make_samples(ROWS), -1)
+    assert len(list(Stream(samples, batch_size=4))) == 23
+    assert samples.reads == [4, 4 * MOST_AT_ONCE, ROWS - 4 * (1 + MOST_AT_ONCE)]
+
+
+def test_a_batch_that_is_large_comes_alone() -> None:
+    inputs = np.zeros((ROWS, 2**20), np.uint8)
+    samples = Broken(ArraySamples("data.train", None, inputs, np.zeros(ROWS, int), None), -1)
+    list(islice(Stream(samples, batch_size=4), 5))
+    assert set(samples.reads) == {4}
