@@ -33,6 +33,8 @@ from pipeline.store.records import (
 from pipeline.store.shared import read_shared
 
 KEPT_RECORDS = 64
+# A smaller file is read as fast as the place is told of it.
+EXPECTED_BYTES = 2**16
 # Between two looks at a part that is still being made.
 LOOK_AGAIN_S = 0.5
 
@@ -133,8 +135,8 @@ class Cache:
         if self.is_growing or self.spool:  # there is nothing yet, or it is fetched
             return
         with suppress(CacheError):
-            for path in self._open_part(part, check=False)[1].entries:
-                if _is_needed(path, names):
+            for path, entry in self._open_part(part, check=False)[1].entries.items():
+                if entry["size_bytes"] >= EXPECTED_BYTES and _is_needed(path, names):
                     self.path.expect(path)
 
     def read_shared(self) -> dict[str, Array]:

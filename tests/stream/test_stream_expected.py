@@ -24,7 +24,8 @@ def make_parts(folder: Path) -> Cache:
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Note, from now on, what folders are told and asked of fields, in order."""
+    """Note, from now on, what folders are told and asked of fields, in order, however small."""
+    monkeypatch.setattr("pipeline.store.cache.EXPECTED_BYTES", 1)
     seen = list[tuple[str, str]]()
 
     def note(verb: str) -> None:
@@ -138,3 +139,14 @@ def test_a_stream_that_was_followed_goes_to_another_process(tmp_path: Path) -> N
     copy = pickle.loads(pickle.dumps(stream))
     rest = [batch.ids for batch in copy]
     assert sorted(chain(*first, *rest)) == sorted(make_samples(ROWS).ids(0, ROWS))
+
+
+def test_what_is_small_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, told = make_parts(tmp_path / "cache"), list[str]()
+    monkeypatch.setattr(Folder, "expect", lambda self, path: told.append(path))
+    cache.expect_part(0, NAMES)
+    assert told == []
+    monkeypatch.setattr("pipeline.store.cache.EXPECTED_BYTES", 1)
+    cache.expect_part(0, NAMES)
+    assert {"targets/00000.zarr/logits/c.0.0", "targets/00000.zarr/classes/c.0.0"} <= {*told}
+    assert not any("tail" in path for path in told)

@@ -84,12 +84,16 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8)
 
 
-def expect_file(path: Path) -> None:
+def expect_file(path: str) -> None:
     """Let the system read a file into its memory, where it can be told to; waits for nothing."""
     if not hasattr(os, "posix_fadvise"):  # macOS
         return
-    with suppress(OSError), path.open("rb", buffering=0) as file:  # who reads it tells
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    with suppress(OSError):  # told by who reads it
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(file)
 
 
 def read_range(path: Path, start: int, stop: int | None) -> bytes:

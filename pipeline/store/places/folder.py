@@ -65,7 +65,7 @@ class Folder:
 
     def expect(self, path: str) -> None:
         """Let the system begin to read a whole file."""
-        expect_file(self.path / path)
+        expect_file(f"{self.path}/{path}")
 
     def size(self, path: str) -> int | None:
         """Give the size of a file in bytes, None if there is no such file."""
