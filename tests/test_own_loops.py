@@ -26,8 +26,9 @@ EXAMPLES = {
 }
 PARTS = {"images": "the parts", "text": "the parts, of text"}
 LOOPS = ("plain torch", "Trainer", "Lightning")
-# Of the loss. The same operations in another order differ by some 1e-6 after as many steps.
-TOLERANCE = 1e-5
+# Of the loss. The same operations in another order differ by some 1e-6 after as many steps, on some
+# CPUs by 1.6e-5: their kernels round by the shapes they are given, and 40 steps add up.
+TOLERANCE = 1e-4
 
 DATA = {
     "images": """\
