@@ -32,7 +32,8 @@ from pipeline.store.records import (
 )
 from pipeline.store.shared import read_shared
 
-KEPT_RECORDS = 64
+# Those of two windows that are mapped, of parts of 8 MB; 2 MiB of memory.
+KEPT_RECORDS = 256
 # A smaller file is read as fast as the place is told of it.
 EXPECTED_BYTES = 2**16
 # Between two looks at a part that is still being made.

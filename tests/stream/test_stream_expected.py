@@ -1,5 +1,6 @@
 """Parts that are read soon are told to the disk first, once each, and nothing depends on it."""
 
+import errno
 import os
 import pickle
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tiny import make_cache, make_samples
 from pipeline.errors import CorruptPart
 from pipeline.store import Cache, Spool, open_cache
 from pipeline.store.places import Folder
+from pipeline.store.places.disk import expect_file
 from pipeline.stream import Stream
 from pipeline.stream.windows import expected
 from pipeline.stream.windows.expected import Expected
@@ -150,3 +152,34 @@ def test_what_is_small_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cache.expect_part(0, NAMES)
     assert {"targets/00000.zarr/logits/c.0.0", "targets/00000.zarr/classes/c.0.0"} <= {*told}
     assert not any("tail" in path for path in told)
+
+
+@pytest.mark.parametrize(
+    ("there", "problem", "times"),
+    [
+        ([0, 50, 75], BlockingIOError(errno.EAGAIN, "wait"), 0),
+        ([0, 50], BlockingIOError(errno.EAGAIN, "wait"), 1),
+        ([50, 75], BlockingIOError(errno.EAGAIN, "wait"), 1),
+        ([], OSError(errno.EOPNOTSUPP, "no"), 1),
+    ],
+    ids=["in memory", "in parts", "but for the beginning", "nobody can tell"],
+)
+def test_what_is_in_memory_is_not_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: list[int],
+    problem: OSError,
+    times: int,
+) -> None:
+    def look(file: int, into: list[bytearray], start: int, flags: int) -> int:
+        assert (len(into[0]), flags) == (1, os.RWF_NOWAIT)
+        if start not in there:
+            raise problem
+        return 1
+
+    place, asked = tmp_path / "file", list[int]()
+    place.write_bytes(bytes(100))
+    monkeypatch.setattr(os, "preadv", look)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *words: asked.append(words[-1]))
+    expect_file(str(place))
+    assert asked == times * [os.POSIX_FADV_WILLNEED]

@@ -91,9 +91,23 @@ def expect_file(path: str) -> None:
     with suppress(OSError):  # told by who reads it
         file = os.open(path, os.O_RDONLY)
         try:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+            if not _is_at_hand(file):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(file)
+
+
+def _is_at_hand(file: int) -> bool:
+    """Say whether a file seems to be in memory: then advice takes 60 us, for each page is looked
+    at, and changes nothing.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    size, byte = os.fstat(file).st_size, [bytearray(1)]
+    try:  # often some of it is there, so three places are looked at
+        return all(os.preadv(file, byte, size * at // 4, os.RWF_NOWAIT) for at in (0, 2, 3))
+    except OSError:  # it would have to wait, or the file system cannot tell
+        return False
 
 
 def read_range(path: Path, start: int, stop: int | None) -> bytes:
