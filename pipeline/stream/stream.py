@@ -257,7 +257,11 @@ class Stream(IterableDataset[Batch]):
     def _prepare(self, source: Iterator[Numbered]) -> Generator[Numbered]:
         if self._ahead or self._comes_singly:
             return prefetch(source, self._ahead)
-        return in_bursts(source, lambda numbered: numbered[2].size_bytes)
+        return in_bursts(source, lambda numbered: self._size_of(numbered[2]))
+
+    def _size_of(self, batch: Batch) -> int:
+        # The first one may be the last of an epoch, and short; others are not.
+        return batch.size_bytes * len(self._slices.of(self.batch_size)) // max(1, len(batch.ids))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of an epoch."""
@@ -308,7 +312,7 @@ class Stream(IterableDataset[Batch]):
                 batch = self._join(held)
                 # Rows that are copied where they lie want to be in order.
                 if not (self._at_once or self._comes_singly or self._large.names):
-                    self._at_once = count_at_once(batch.size_bytes)
+                    self._at_once = count_at_once(self._size_of(batch))
                 held.clear()
                 yield epoch, piece.number, batch
 
@@ -350,8 +354,7 @@ class Stream(IterableDataset[Batch]):
         loaded = self._loader.load(parts)
         window, whole = loaded.window, loaded.whole
         at = self._places.at(parts, places, epoch)
-        all_places = self._places.of(parts, epoch)
-        samples = self._near.hold(parts, epoch, window.indices, all_places)
+        samples = self._near.hold(parts, epoch, window.indices, self._places.of(parts, epoch))
         read = samples.read(window.indices[at])
         if self.views.change:
             # Held-out data is asked the same questions at every evaluation.
@@ -361,9 +364,8 @@ class Stream(IterableDataset[Batch]):
                 numbers += COPY_VIEWS * self._places.copy(parts, places, epoch)
             shown = self.views.show(read, numbers)
             find = window.partners(at, later)
-            read = mix_rows(
-                samples, self.views, shown, numbers, part_rows=window.sizes(at), find=find
-            )
+            sizes = window.sizes(at)
+            read = mix_rows(samples, self.views, shown, numbers, part_rows=sizes, find=find)
         picked = Picked(whole, as_tensor(window.entries_of(at))) if whole else None
         names = self._target_names if whole else ()
         return Held(read, window.gather(at, self._buffers.empty, without=names), picked)
@@ -372,8 +374,7 @@ class Stream(IterableDataset[Batch]):
         read = join_batches([each.read for each in held])
         labels = labels_of(self.samples, read)
         stored: Stored | Picked | None = None
-        mixture = None
-        features, pseudo = dict[str, Tensor](), None
+        mixture, features, pseudo = None, dict[str, Tensor](), None
         fields, picked = concatenate(held)
         if self._chosen:
             pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))
@@ -383,8 +384,7 @@ class Stream(IterableDataset[Batch]):
         if self._beside:
             features |= self._beside.decode_features(fields)
             mixture = self._beside.mix(stored.decode(), fields) if stored else None
-        inputs = as_tensor(read.inputs)
-        return Batch(read.ids, inputs, labels, stored, mixture, features, pseudo)
+        return Batch(read.ids, as_tensor(read.inputs), labels, stored, mixture, features, pseudo)
 
     def _stored(self, fields: Fields, pseudo: PseudoLabels | None) -> Stored:
         assert self.spec is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_stream_chosen import COPIES, make_table
 from tiny import CLASSES, make_cache, make_samples
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, SampleError
 from pipeline.samples import SampleBatch, Samples, make_views, open_samples
 from pipeline.samples.arrays import ArraySamples
 from pipeline.samples.batch import Indices
@@ -144,12 +144,13 @@ def test_a_place_means_the_same_for_any_number_of_ranks(cache: Cache) -> None:
 
 @dataclass(frozen=True)
 class Watched:
-    """Samples that remember which of them were read."""
+    """Samples that remember each reading, and some of which cannot be read."""
 
     samples: ArraySamples
+    broken: frozenset[int] = frozenset()
     name: str = "data.train"
     class_names: None = None
-    read_rows: list[int] = field(default_factory=list)
+    reads: list[list[int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -158,7 +159,9 @@ class Watched:
         return self.samples.ids(start, stop)
 
     def read(self, indices: Indices) -> SampleBatch:
-        self.read_rows.extend(np.asarray(indices).tolist())
+        self.reads.append(np.asarray(indices).tolist())
+        for row in self.broken.intersection(self.reads[-1]):
+            raise SampleError(f"data.train: s{row} cannot be read")
         return self.samples.read(indices)
 
 
@@ -166,7 +169,7 @@ def test_a_rank_reads_its_own_samples_alone(cache: Cache) -> None:
     samples = Watched(make_samples(ROWS))
     stream = Stream(samples, cache, batch_size=6, rank=1, world_size=3, check=False)
     given = [sample_id for batch in stream for sample_id in batch.ids]
-    assert [f"s{row}" for row in samples.read_rows] == given
+    assert [f"s{row}" for row in chain(*samples.reads)] == given
     assert len(given) == 2 + 2 + 2 + 2  # of 6, 6, 6 and 5 rows
 
 

@@ -1,7 +1,6 @@
 """Small batches are taken together: they are those that are taken alone, and fail in their turn."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 from test_stream_chosen import COPIES, make_table
 from test_stream_large import make_text_cache
-from test_stream_slices import assert_together
+from test_stream_slices import Watched, assert_together
 from tiny import CLASSES, make_cache, make_samples
 
 from pipeline.errors import SampleError
-from pipeline.samples import SampleBatch, make_views
+from pipeline.samples import make_views
 from pipeline.samples.arrays import ArraySamples
-from pipeline.samples.batch import Indices
 from pipeline.stream import Batch, Stream
 from pipeline.stream.ahead import MOST_AT_ONCE
 
@@ -90,32 +88,9 @@ def test_batches_taken_together_are_those_taken_alone(
         assert_together(one, [other])
 
 
-@dataclass(frozen=True)
-class Broken:
-    """Samples that count how often they are read, one of which cannot be."""
-
-    samples: ArraySamples
-    broken: int
-    name: str = "data.train"
-    class_names: None = None
-    reads: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def ids(self, start: int, stop: int) -> list[str]:
-        return self.samples.ids(start, stop)
-
-    def read(self, indices: Indices) -> SampleBatch:
-        self.reads.append(len(indices))
-        if self.broken in indices:
-            raise SampleError(f"data.train: s{self.broken} cannot be read")
-        return self.samples.read(indices)
-
-
 @pytest.mark.parametrize("broken", [0, 5, 37, ROWS - 1])
 def test_a_sample_that_cannot_be_read_is_told_after_the_batches_before_it(broken: int) -> None:
-    stream = Stream(Broken(make_samples(ROWS), broken), batch_size=4, seed=None)
+    stream = Stream(Watched(make_samples(ROWS), frozenset({broken})), batch_size=4, seed=None)
     came = list[str]()
     with pytest.raises(SampleError, match=f"s{broken} cannot be read"):
         came.extend(name for batch in stream for name in batch.ids)
@@ -124,13 +99,21 @@ def test_a_sample_that_cannot_be_read_is_told_after_the_batches_before_it(broken
 
 
 def test_many_small_batches_are_one_reading() -> None:
-    samples = Broken(make_samples(ROWS), -1)
+    samples = Watched(make_samples(ROWS))
     assert len(list(Stream(samples, batch_size=4))) == 23
-    assert samples.reads == [4, 4 * MOST_AT_ONCE, ROWS - 4 * (1 + MOST_AT_ONCE)]
+    first, many = 4, 4 * MOST_AT_ONCE
+    assert list(map(len, samples.reads)) == [first, many, ROWS - first - many]
 
 
-def test_a_batch_that_is_large_comes_alone() -> None:
-    inputs = np.zeros((ROWS, 2**20), np.uint8)
-    samples = Broken(ArraySamples("data.train", None, inputs, np.zeros(ROWS, int), None), -1)
-    list(islice(Stream(samples, batch_size=4), 5))
-    assert set(samples.reads) == {4}
+@pytest.mark.parametrize("first", [0, 22], ids=["first", "last"])
+def test_a_batch_that_is_large_comes_alone(first: int) -> None:
+    """Also where the last one of an epoch, which is short, is the first that is made."""
+    inputs = np.zeros((ROWS, 2**19), np.uint8)
+    samples = Watched(ArraySamples("data.train", None, inputs, np.zeros(ROWS, int), None))
+    stream = Stream(samples, batch_size=4)
+    stream.load_state_dict({"epoch": 0, "batch": first, "batch_size": 4})
+    batches = stream.forever()
+    for _ in range(5):
+        samples.reads.clear()
+        rows = len(next(batches).ids)
+        assert [len(each) for each in samples.reads] == [rows]
