@@ -108,7 +108,7 @@ def test_many_small_batches_are_one_reading() -> None:
 @pytest.mark.parametrize("first", [0, 22], ids=["first", "last"])
 def test_a_batch_that_is_large_comes_alone(first: int) -> None:
     """Also where the last one of an epoch, which is short, is the first that is made."""
-    inputs = np.zeros((ROWS, 2**19), np.uint8)
+    inputs = np.zeros((ROWS, 2**18), np.uint8)
     samples = Watched(ArraySamples("data.train", None, inputs, np.zeros(ROWS, int), None))
     stream = Stream(samples, batch_size=4)
     stream.load_state_dict({"epoch": 0, "batch": first, "batch_size": 4})
