@@ -118,7 +118,7 @@ def test_losses_of_logits_are_the_same_on_a_gpu(names: list[str]) -> None:
     expected, ((_, derivative),) = joined_losses(logits, terms_on(CPU, names))
     found, ((_, other),) = joined_losses(logits.to(GPU), terms_on(GPU, names))
     for one, two in zip([*found, other], [*expected, derivative], strict=True):
-        assert_near(one, two)
+        assert_near(torch.as_tensor(one), torch.as_tensor(two))
 
 
 def test_half_precision_is_near_the_whole() -> None:

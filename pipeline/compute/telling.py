@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def tell_later(numbers: Sequence[Tensor]) -> Callable[[], list[float]]:
+def tell_later(numbers: Sequence[Tensor | float]) -> Callable[[], list[float]]:
     """Begin to copy numbers to host memory; what is returned waits for them, and for them alone.
 
     A GPU that was given more to do in between goes on with it. One that is asked for its numbers
@@ -14,9 +14,11 @@ def tell_later(numbers: Sequence[Tensor]) -> Callable[[], list[float]]:
 
     Shapes: numbers () each, of one device, without a graph.
     """
-    if not numbers or numbers[0].device.type != "cuda":
-        return lambda: [number.item() for number in numbers]
-    joined = torch.stack(list(numbers))
+    awaited = [each for each in numbers if isinstance(each, Tensor) and each.device.type == "cuda"]
+    if not awaited:
+        return lambda: [float(number) for number in numbers]
+    assert len(awaited) == len(numbers), "numbers of several devices"
+    joined = torch.stack(awaited)
     there = joined.to("cpu", non_blocking=True)  # into pinned memory
     copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's own
     copied.record(torch.cuda.current_stream(joined.device))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.losses.average import at_least_float32
+from pipeline.losses.few.together import few_losses
 from pipeline.losses.term import Answer, Places, Term, times, within
 from pipeline.targets import FEW_CLASSES, blocks_of
 
@@ -33,7 +34,7 @@ NARROW = (torch.float16, torch.bfloat16)
 
 def joined_losses(
     logits: Tensor, terms: Sequence[Weighted]
-) -> tuple[list[Tensor], list[Derivative]]:
+) -> tuple[Sequence[Tensor | float], list[Derivative]]:
     """Give of each loss of logits the sum over positions, and the derivative of the weighted sum of
     all losses by the logits.
 
@@ -43,6 +44,8 @@ def joined_losses(
     Shapes: logits (P, C); returns () each, and (P, C), all without a graph.
     """
     assert all(term.positions == len(logits) for _, term in terms), "targets of other positions"
+    if few := few_losses(logits, terms):
+        return few[0], [(logits, few[1])]
     with torch.no_grad():
         values, gradient = _compare_all(logits, slice(0, len(logits)), terms)
         return [each.sum() for each in values], [(logits, gradient.to(logits.dtype))]

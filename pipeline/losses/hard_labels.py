@@ -1,12 +1,15 @@
 """The student's distribution against ground truth; knows nothing of teachers."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, nll_loss
 
 from pipeline.errors import TargetError
 from pipeline.losses.average import at_least_float32, scaled, share
-from pipeline.losses.term import Answer, Block, Term, apply, cut, in_blocks
+from pipeline.losses.few.labels import compare_labels
+from pipeline.losses.term import Answer, Block, Few, Term, apply, cut, in_blocks
 from pipeline.targets import (
     FEW_CLASSES,
     Bounded,
@@ -60,7 +63,13 @@ def hard_labels_term(labels: Labels, count: Tensor | float | None = None) -> Ter
         check_classes(known, block.logits.shape[1])
         return surprise(block, cut(plain(known), block.places), all_known=known.low > UNLABELLED)
 
-    return Term(compare, share(count_labelled(known) if count is None else count), len(known))
+    def compare_few(log_probs: NDArray[np.float32]) -> Few:
+        check_classes(known, log_probs.shape[1])
+        return compare_labels(log_probs, plain(known).numpy())
+
+    factor = share(count_labelled(known) if count is None else count)
+    few = compare_few if known.low > UNLABELLED else None
+    return Term(compare, factor, len(known), few=few)
 
 
 def plain(known: Bounded) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor
 from pipeline.errors import TargetError
 from pipeline.losses.average import share
 from pipeline.losses.divergence import DIVERGENCES, Divergence
+from pipeline.losses.few.targets import few_targets
 from pipeline.losses.mixtures import MIXTURE_RULES, over_all
 from pipeline.losses.tails import FORWARD_ONLY, RULES, dense
-from pipeline.losses.term import Answer, Block, Rule, Term, apply, cut, in_blocks
+from pipeline.losses.term import Answer, Block, FewRuleAt, Rule, Term, apply, cut, in_blocks
 from pipeline.targets import Mixture, Targets, check_temperature
 
 WEIGHTS = ("confidence", "entropy", "pseudo_label")
@@ -113,7 +114,14 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
         len(targets),
         chosen.temperature,
         overwrites=True,
+        few_at=_few(targets, chosen),
     )
+
+
+def _few(targets: Taught, chosen: Settings) -> FewRuleAt | None:
+    if chosen.divergence != "forward_kl" or chosen.weigh_by is not None:
+        return None
+    return few_targets(targets, chosen.temperature, chosen.tail or richest_tail(targets))
 
 
 def _other_shape(student_logits: Tensor, targets: Taught) -> TargetError:

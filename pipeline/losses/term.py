@@ -7,9 +7,12 @@ of it is one node of autograd's graph.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -91,6 +94,12 @@ class Block(NamedTuple):
 
 
 Rule = Callable[[Block], Answer]
+# Of a student's log-probabilities (p, C) in numpy, all of few classes: the sum of a loss, and its
+# derivative (p, C) by the logits divided by the temperature; None of what other rules are for. Or
+# of places (p,) among more, and these.
+Few = tuple[float, NDArray[np.float32]]
+FewRule = Callable[[NDArray[np.float32]], Few | None]
+FewRuleAt = Callable[[NDArray[np.int64], NDArray[np.float32]], Few | None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,9 @@ class Term:
     """A loss over P positions: what `rule` says of some of them is summed, and multiplied by
     `factor`. Rules that `overwrite` make a copy of logits that others need. The rule may know more
     positions than these: then `index` says which of them they are.
+
+    `few` is the rule for few classes in host memory, if there is one; `few_at` makes it for some of
+    more positions, where it is worth being prepared for.
 
     Shapes: index (P,).
     """
@@ -108,6 +120,8 @@ class Term:
     temperature: float = 1.0
     overwrites: bool = False
     index: Tensor | None = None
+    few: FewRule | None = None
+    few_at: FewRuleAt | None = None
 
     def compare(
         self,
@@ -136,8 +150,9 @@ class Term:
         """
         assert self.index is None
         factor = self.factor * share(count)
+        few = self.few_at and partial(self.few_at, index.numpy())
         # dataclasses.replace takes longer than all else that is done here.
-        return Term(self.rule, factor, len(index), self.temperature, self.overwrites, index)
+        return Term(self.rule, factor, len(index), self.temperature, self.overwrites, index, few)
 
 
 class Cuttable(Protocol):

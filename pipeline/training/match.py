@@ -54,7 +54,7 @@ class Told:
     compute, without a graph, times a factor. Shapes: number ().
     """
 
-    number: Tensor
+    number: Tensor | float
     factor: Tensor | float = 1.0
 
 
@@ -195,6 +195,7 @@ def _match_logits(output: Output, asked: Sequence[Asked]) -> tuple[list[Root], l
         return [Root(total, each.weight * factor)], [Told(total.detach(), factor)]
     terms = [(each.weight, _term(each, reference, count)) for each, reference, count in asked]
     if output.layer is None:
+        sums: Sequence[Tensor | float]
         sums, derivatives = joined_losses(output.logits, terms)
     else:  # logits of many classes are never all there
         sums, derivatives = fused_losses(output.states, output.layer, terms)

@@ -1,7 +1,7 @@
 """Losses from states and output layer are the losses of logits, in value and in every gradient."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,10 +86,12 @@ def both(targets: Targets, temperature: float) -> list[tuple[float, str, Any, di
     ]
 
 
-def told(sums: list[Tensor], terms: list[tuple[float, Term]]) -> Tensor:
+def told(sums: Sequence[Tensor | float], terms: list[tuple[float, Term]]) -> Tensor:
     """Give each loss as people are told of it. Shapes: returns (terms,)."""
     factors = [float(term.factor) for _, term in terms]
-    return torch.stack([each * factor for each, factor in zip(sums, factors, strict=True)])
+    return torch.stack(
+        [torch.as_tensor(each * factor) for each, factor in zip(sums, factors, strict=True)]
+    )
 
 
 def fused(
@@ -219,7 +221,7 @@ def test_joined_losses_have_the_gradient_of_their_weighted_sum(
     plain = [LOSSES[name].function(logits, what, **how) for _, name, what, how in asked]
     torch.testing.assert_close(told(sums, terms), torch.stack(plain).detach(), rtol=1e-5, atol=1e-6)
     assert by is logits
-    assert not any(each.requires_grad for each in (*sums, gradient))
+    assert not any(torch.as_tensor(each).requires_grad for each in (*sums, gradient))
     whole = sum(weight * value for (weight, *_), value in zip(asked, plain, strict=True))
     assert isinstance(whole, Tensor)
     assert_all_close([gradient], list(torch.autograd.grad(whole, logits)))
@@ -234,7 +236,7 @@ def test_a_term_at_some_positions_is_the_loss_of_those(counted: Any) -> None:
     sums, [(_, gradient)] = joined_losses(logits, terms)
     expected = soft_targets(logits, targets[at], count=counted, **weighed)  # type: ignore[arg-type]
     assert float(sums[0] * term.factor) == pytest.approx(expected.item(), rel=1e-5)
-    assert sums[0].dtype == torch.float32
+    assert torch.as_tensor(sums[0]).dtype == torch.float32
     assert gradient.dtype == torch.float32
 
 
