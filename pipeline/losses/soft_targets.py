@@ -7,6 +7,7 @@ share of a batch in a larger one is given as `count`.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -95,7 +96,9 @@ def soft_targets_term(
 def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Term:
     check_temperature(chosen.temperature, has_tail=targets.has_tail)
     rule, divergence = _rule(targets, chosen), DIVERGENCES[chosen.divergence](chosen.beta)
-    compare_common = rule(targets, chosen.temperature, divergence)
+    few_at = _few(targets, chosen)
+    make = partial(rule, targets, chosen.temperature, divergence)
+    compare_common = _later(make) if few_at else make()
     weights = position_weights(targets, chosen.weigh_by)
     count = count_soft(targets, weigh_by=chosen.weigh_by) if count is None else count
 
@@ -114,8 +117,14 @@ def _term(targets: Taught, count: Tensor | float | None, chosen: Settings) -> Te
         len(targets),
         chosen.temperature,
         overwrites=True,
-        few_at=_few(targets, chosen),
+        few_at=few_at,
     )
+
+
+def _later(make: Callable[[], Rule]) -> Rule:
+    """Prepare a rule when it is first needed, for often another is."""
+    made = cache(make)
+    return lambda block: made()(block)
 
 
 def _few(targets: Taught, chosen: Settings) -> FewRuleAt | None:

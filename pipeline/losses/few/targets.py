@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipeline.targets import FEW_CLASSES, Mixture, Targets, log_tail_sum
 
@@ -84,24 +83,22 @@ class FewTargets:
 
         Shapes: returns (P, 3 C + 2), or (P, 2 C) where every class was kept.
         """
-        logits = self.targets.logits.double() / self.temperature
-        if not self.targets.has_tail:
-            log_probs = self._at_their_places(logits.log_softmax(1))
-            return torch.cat([log_probs.exp(), log_probs], 1).float().numpy()
-        log_tail = log_tail_sum(self.targets, self.temperature)[:, None]
-        log_probs = torch.cat([logits, log_tail.double()], 1).log_softmax(1)
-        columns = []
-        for each in (log_probs.exp(), log_probs):
-            columns += [self._at_their_places(each[:, :-1]), each[:, -1:]]
-        others = 1 - self._at_their_places(torch.ones_like(logits))
-        return torch.cat([*columns, others], 1).float().numpy()
-
-    def _at_their_places(self, kept: Tensor) -> Tensor:
-        """Put what is of kept classes where they are among all. Shapes: (P, K); returns (P, C)."""
-        if self.targets.classes is None:
-            return kept
-        whole = kept.new_zeros(len(kept), self.targets.class_count)
-        return whole.scatter_(1, self.targets.classes, kept)
+        targets, c = self.targets, self.targets.class_count
+        softened = targets.logits / self.temperature
+        if targets.has_tail:
+            log_tail = log_tail_sum(targets, self.temperature)[:, None]
+            softened = torch.cat([softened, log_tail], 1)
+        log_probs = softened.log_softmax(1)
+        if targets.classes is None:
+            return torch.cat([log_probs.exp(), log_probs], 1).numpy()
+        places, width = targets.classes, c + targets.has_tail
+        table = log_probs.new_zeros(len(targets), 2 * width + c * targets.has_tail)
+        if targets.has_tail:
+            table[:, 2 * width :] = 1
+            table.scatter_(1, places + 2 * width, 0)
+            places = torch.cat([places, places.new_full((len(places), 1), c)], 1)
+        table.scatter_(1, places, log_probs.exp()).scatter_(1, places + width, log_probs)
+        return table.numpy()
 
 
 def few_targets(targets: Targets | Mixture, temperature: float, tail: str) -> FewTargets | None:
