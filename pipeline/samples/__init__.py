@@ -10,11 +10,13 @@ This room knows no model, no target and no cache. To add a kind: a function that
 """
 
 from pipeline.samples.batch import (
+    Names,
     SampleBatch,
     Samples,
     content_digests,
     hold_samples,
     read_labels,
+    spell,
 )
 from pipeline.samples.contents import ContentLog
 from pipeline.samples.kinds import KINDS, open_samples
@@ -46,6 +48,7 @@ __all__ = [
     "IdIndex",
     "Locator",
     "Maskable",
+    "Names",
     "Positions",
     "SampleBatch",
     "Samples",
@@ -68,6 +71,7 @@ __all__ = [
     "replay_views",
     "row_lengths",
     "scan_samples",
+    "spell",
     "split_rows",
     "subset",
     "tokens_of",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import SampleError
 from pipeline.factories import did_you_mean
-from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices
+from pipeline.samples.batch import UNLABELLED, Indices, SampleBatch, as_indices, spell
 from pipeline.samples.tables.rows import FileRows, Rows, hold_rows
 
 IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -41,7 +41,7 @@ class ArraySamples:
 
     def ids(self, start: int, stop: int) -> list[str]:
         """Name the samples of a range."""
-        return self._names(np.arange(start, min(stop, len(self))))
+        return spell(self._names(np.arange(start, min(stop, len(self)))))
 
     def labels(self, indices: Indices) -> NDArray[np.int64]:
         """Give the labels of `indices`."""
@@ -68,13 +68,9 @@ class ArraySamples:
         )
         return replace(self, inputs=inputs, label_rows=labels, id_rows=ids)
 
-    def _names(self, places: NDArray[np.int64]) -> list[str]:
-        if self.id_rows is None:
-            return list(map(str, places.tolist()))
-        names: list[Any] = self._take(self.id_rows, places).tolist()
-        if self.id_rows.dtype.kind == "U":
-            return names
-        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+    def _names(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        # Whoever gave the places may do something else with them, and nobody asked for ids yet.
+        return places.copy() if self.id_rows is None else self._take(self.id_rows, places)
 
     def _take(self, rows: Rows, places: NDArray[np.int64]) -> NDArray[Any]:
         return _read_rows(self.name, rows, places)

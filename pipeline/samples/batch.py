@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,9 @@ from pipeline.errors import SampleError
 
 Indices: TypeAlias = Sequence[int] | NDArray[np.int64]
 DIGEST_BYTES = 16
+# Ids, or numbers or text of which they are made: of a batch of small images that takes as long as
+# to copy it, and most batches are never asked for them.
+Names: TypeAlias = list[str] | NDArray[Any]
 UNLABELLED = -1
 
 
@@ -34,19 +38,26 @@ class Mixed:
 class SampleBatch:
     """Some samples, as the model will see them before normalisation.
 
-    Shapes: inputs (B, ...), images uint8 (B, channels, height, width); labels (B,), -1 where there
-        is none.
+    `names` are the ids, or numbers or text of which they are made when somebody asks for them.
+
+    Shapes: names (B,); inputs (B, ...), images uint8 (B, channels, height, width); labels (B,), -1
+        where there is none.
     """
 
-    ids: list[str]
+    names: Names
     inputs: NDArray[Any]
     labels: NDArray[np.int64]
     mixed: Mixed | None = None
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The samples' lasting ids."""
+        return spell(self.names)
+
     def cut(self, rows: slice) -> "SampleBatch":
         """Give some rows, which share memory with all."""
         mixed = self.mixed and Mixed(self.mixed.labels[rows], self.mixed.shares[rows])
-        return SampleBatch(self.ids[rows], self.inputs[rows], self.labels[rows], mixed)
+        return SampleBatch(self.names[rows], self.inputs[rows], self.labels[rows], mixed)
 
 
 class Samples(Protocol):
@@ -96,6 +107,16 @@ def hold_samples(samples: Samples, indices: NDArray[np.int64], asked: int) -> Sa
     Shapes: indices (n,).
     """
     return samples.hold(indices, asked) if isinstance(samples, Holds) else samples
+
+
+def spell(names: Names) -> list[str]:
+    """Make ids of what they are made of."""
+    if isinstance(names, list):
+        return names
+    found: list[Any] = names.tolist()
+    if names.dtype.kind == "U":
+        return found
+    return [each.decode() if isinstance(each, bytes) else str(each) for each in found]
 
 
 def content_digests(inputs: NDArray[Any]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.samples import SampleBatch, Samples, positions_of, tokens_of
+from pipeline.samples import Names, SampleBatch, Samples, positions_of, spell, tokens_of
 from pipeline.stream.stored import Change, Picked, Stored
 from pipeline.targets import (
     Bounded,
@@ -38,7 +38,8 @@ class Batch:
     feature over the B rows or the P positions. An image has one position, a text one a token.
     """
 
-    ids: list[str]
+    # As those of samples.
+    names: Names
     inputs: Tensor
     labels: Tensor | MixedLabels
     # Of one teacher as they lie there, or made already: those of several are a mixture.
@@ -52,12 +53,22 @@ class Batch:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The samples' lasting ids, in the order of the rows."""
+        return spell(self.names)
+
+    @property
+    def row_count(self) -> int:
+        """How many samples it has: B."""
+        return len(self.names)
+
     @property
     def size_bytes(self) -> int:
         """About how much memory it takes, but for targets that were made already."""
         tensors = [self.inputs, *self.features.values()]
         stored = 0 if self.stored is None else self.stored.size_bytes
-        return ID_BYTES * len(self.ids) + stored + sum(tensor.nbytes for tensor in tensors)
+        return ID_BYTES * self.row_count + stored + sum(tensor.nbytes for tensor in tensors)
 
     @cached_property
     def targets(self) -> Targets | Mixture | None:

@@ -261,7 +261,7 @@ class Stream(IterableDataset[Batch]):
 
     def _size_of(self, batch: Batch) -> int:
         # The first one may be the last of an epoch, and short; others are not.
-        return batch.size_bytes * len(self._slices.of(self.batch_size)) // max(1, len(batch.ids))
+        return batch.size_bytes * len(self._slices.of(self.batch_size)) // max(1, batch.row_count)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of an epoch."""
@@ -306,7 +306,7 @@ class Stream(IterableDataset[Batch]):
     ) -> Iterator[Numbered]:
         """Make batches of pieces of a window, and of what is `held` of the one before."""
         for piece, own in zip(some, self._take_all(parts, some, epoch), strict=True):
-            if own.read.ids or (piece.ends_batch and not held):
+            if len(own.read.names) or (piece.ends_batch and not held):
                 held.append(own)
             if piece.ends_batch:
                 batch = self._join(held)
@@ -384,7 +384,7 @@ class Stream(IterableDataset[Batch]):
         if self._beside:
             features |= self._beside.decode_features(fields)
             mixture = self._beside.mix(stored.decode(), fields) if stored else None
-        return Batch(read.ids, as_tensor(read.inputs), labels, stored, mixture, features, pseudo)
+        return Batch(read.names, as_tensor(read.inputs), labels, stored, mixture, features, pseudo)
 
     def _stored(self, fields: Fields, pseudo: PseudoLabels | None) -> Stored:
         assert self.spec is not None

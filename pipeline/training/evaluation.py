@@ -59,7 +59,7 @@ def evaluate(
     network.eval()
     total, divergence = _NOTHING, 0.0
     for batch in batches:
-        if not batch.ids:
+        if not batch.row_count:
             continue
         inputs = batch.inputs.to(device, non_blocking=True)
         output, start = network(inputs), 0

@@ -225,7 +225,7 @@ def _compare(
 ) -> Sums:
     """Ask the student about a batch; a rank that has no rows of it has nothing to add."""
     output = None
-    if batch.ids:
+    if batch.row_count:
         output = learner.network(batch.inputs.to(learner.accelerator.device, non_blocking=True))
     related = relate_batch(output, batch, losses, learner.ranks)
     if output is None:

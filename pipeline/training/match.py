@@ -108,12 +108,12 @@ def relate_batch(
         return [{} for _ in pieces]
     outputs: list[Output | None] = [None] * len(pieces)
     if output is not None:
-        outputs = list(split_output(output, [len(piece.ids) for piece in pieces]))
+        outputs = list(split_output(output, [piece.row_count for piece in pieces]))
     found = []
     for own, piece in zip(outputs, pieces, strict=True):
         named = [(each.name, _reference(piece, each)) for each in between]
         known = [(name, theirs) for name, theirs in named if theirs is not None]
-        found.append(relate(own if piece.ids else None, known, ranks))
+        found.append(relate(own if piece.row_count else None, known, ranks))
     return found
 
 
@@ -155,7 +155,7 @@ def _match_blended(
     related: Sequence[AllRelated],
 ) -> Sums:
     """Let each dataset be compared by the losses that have something to compare there."""
-    pieces = split_output(output, [len(batch.ids) for batch in blended.batches])
+    pieces = split_output(output, [batch.row_count for batch in blended.batches])
     values: list[list[Told]] = [[] for _ in losses]
     sums = list[list[Root]]()
     for group in [[place] for place in range(len(losses))] if apart else [range(len(losses))]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SampleError
 from pipeline.samples import open_samples
+from pipeline.samples.arrays import ArraySamples
 from pipeline.samples.tables.rows import FileRows
 
 INPUTS = np.arange(5 * 2 * 3, dtype=np.float32).reshape(5, 2, 3)
@@ -165,3 +166,13 @@ def test_file_cut_after_opening_is_noticed(base: Path) -> None:
     (base / "x.npy").write_bytes((base / "x.npy").read_bytes()[:-4])
     with pytest.raises(SampleError, match="x: the file ends 4 bytes early; restore the file"):
         samples.read([3, 4])
+
+
+@pytest.mark.parametrize("stored", [None, np.arange(7, 12), np.array(list("abcde"))])
+def test_ids_are_those_of_the_places_that_were_asked_for(stored: Any) -> None:
+    samples = ArraySamples("data", None, np.zeros((5, 2)), None, stored)
+    places = np.array([3, 0])
+    batch = samples.read(places)
+    places[:] = 4  # whoever asked may go on with them
+    assert batch.ids == [samples.ids(place, place + 1)[0] for place in (3, 0)]
+    assert batch.cut(slice(1, 2)).ids == samples.ids(0, 1)

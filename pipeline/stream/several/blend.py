@@ -35,6 +35,11 @@ class Blended:
         """Name the samples, in the order of the inputs."""
         return [sample_id for batch in self.batches for sample_id in batch.ids]
 
+    @property
+    def row_count(self) -> int:
+        """How many samples it has: B."""
+        return sum(batch.row_count for batch in self.batches)
+
 
 class Blend:
     """Streams side by side; state and length are those of a stream."""
