@@ -14,7 +14,6 @@ from itertools import chain, count
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError
@@ -257,11 +256,12 @@ class Stream(IterableDataset[Batch]):
     def _prepare(self, source: Iterator[Numbered]) -> Generator[Numbered]:
         if self._ahead or self._comes_singly:
             return prefetch(source, self._ahead)
-        return in_bursts(source, lambda numbered: self._size_of(numbered[2]))
+        return in_bursts(source, lambda numbered: self._count_at_once(numbered[2]))
 
-    def _size_of(self, batch: Batch) -> int:
+    def _count_at_once(self, batch: Batch) -> int:
         # The first one may be the last of an epoch, and short; others are not.
-        return batch.size_bytes * len(self._slices.of(self.batch_size)) // max(1, batch.row_count)
+        size = batch.size_bytes * len(self._slices.of(self.batch_size)) // max(1, batch.row_count)
+        return count_at_once(size, is_large=bool(self._large.names))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of an epoch."""
@@ -312,7 +312,7 @@ class Stream(IterableDataset[Batch]):
                 batch = self._join(held)
                 # Rows that are copied where they lie want to be in order.
                 if not (self._at_once or self._comes_singly or self._large.names):
-                    self._at_once = count_at_once(self._size_of(batch))
+                    self._at_once = self._count_at_once(batch)
                 held.clear()
                 yield epoch, piece.number, batch
 
@@ -374,7 +374,7 @@ class Stream(IterableDataset[Batch]):
         read = join_batches([each.read for each in held])
         labels = labels_of(self.samples, read)
         stored: Stored | Picked | None = None
-        mixture, features, pseudo = None, dict[str, Tensor](), None
+        mixture, features, pseudo = None, dict[str, torch.Tensor](), None
         fields, picked = concatenate(held)
         if self._chosen:
             pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))

@@ -294,7 +294,7 @@ def test_memory_follows_the_window_and_not_the_cache(tmp_path: Path) -> None:
     for rows in (16_000, 48_000):  # of both, as many batches as ever are prepared at once
         samples = make_samples(rows)
         cache = make_cache(tmp_path / str(rows), samples, rows_per_part=2_000)
-        stream = Stream(samples, cache, batch_size=500, window_parts=1, check=False)
+        stream = Stream(samples, cache, batch_size=100, window_parts=1, check=False)
         tracemalloc.start()
         for _ in stream:
             pass

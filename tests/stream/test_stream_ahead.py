@@ -7,7 +7,13 @@ import pytest
 
 from pipeline.errors import CorruptPart
 from pipeline.stream import prefetch
-from pipeline.stream.ahead import AT_ONCE_BYTES, MOST_AT_ONCE, in_bursts
+from pipeline.stream.ahead import (
+    AT_ONCE_BYTES,
+    LARGE_AT_ONCE_BYTES,
+    MOST_AT_ONCE,
+    count_at_once,
+    in_bursts,
+)
 
 
 def count_to(stop: int, made: list[int]) -> Iterator[int]:
@@ -39,7 +45,7 @@ def test_a_failure_comes_after_what_was_ready_and_as_itself(
 
 
 def in_tens(source: Iterator[int]) -> Iterator[int]:
-    return in_bursts(source, lambda item: AT_ONCE_BYTES // 10)
+    return in_bursts(source, lambda item: 10)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10, 11, 12, 50])
@@ -57,20 +63,30 @@ def test_a_failure_comes_after_what_was_ready_of_a_burst(stop: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "burst"),
-    [(0, MOST_AT_ONCE), (1, MOST_AT_ONCE), (AT_ONCE_BYTES // 3, 3), (AT_ONCE_BYTES, 1), (10**9, 1)],
+    ("size", "count"),
+    [(0, MOST_AT_ONCE), (1, MOST_AT_ONCE), (AT_ONCE_BYTES // 3, 3), (AT_ONCE_BYTES, 1), (10**9, 0)],
 )
-def test_a_burst_is_no_larger_than_a_cache(size: int, burst: int) -> None:
+def test_small_things_are_prepared_together(size: int, count: int) -> None:
+    assert count_at_once(size) == count
+
+
+def test_of_fields_that_are_copied_one_by_one_there_are_fewer() -> None:
+    assert count_at_once(AT_ONCE_BYTES // 2, is_large=True) == 0
+    assert count_at_once(LARGE_AT_ONCE_BYTES // 2, is_large=True) == 2
+
+
+@pytest.mark.parametrize(("count", "burst"), [(0, 1), (1, 1), (3, 3), (64, 64)])
+def test_a_burst_is_as_many_as_the_first_one_says(count: int, burst: int) -> None:
     made = list[int]()
-    taken = in_bursts(count_to(100, made), lambda item: size)
+    taken = in_bursts(count_to(100, made), lambda item: count)
     assert next(taken) == 0
     assert made == [0]  # the first one does not wait for others
     assert next(taken) == 1
     assert len(made) == 1 + burst
 
 
-@pytest.mark.parametrize("size", [1, AT_ONCE_BYTES])
-def test_what_was_handed_out_is_let_go(size: int) -> None:
+@pytest.mark.parametrize("count", [64, 1])
+def test_what_was_handed_out_is_let_go(count: int) -> None:
     class Thing:
         """Something to look after."""
 
@@ -78,7 +94,7 @@ def test_what_was_handed_out_is_let_go(size: int) -> None:
         while True:
             yield Thing()
 
-    taken = in_bursts(things(), lambda item: size)
+    taken = in_bursts(things(), lambda item: count)
     for _ in range(3):
         seen = weakref.ref(next(taken))
         next(taken)

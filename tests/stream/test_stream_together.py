@@ -16,7 +16,6 @@ from pipeline.errors import SampleError
 from pipeline.samples import make_views
 from pipeline.samples.arrays import ArraySamples
 from pipeline.stream import Batch, Stream
-from pipeline.stream.ahead import MOST_AT_ONCE
 
 ROWS = 90
 Make = dict[str, Any]
@@ -98,17 +97,18 @@ def test_a_sample_that_cannot_be_read_is_told_after_the_batches_before_it(broken
     assert stream.state_dict()["batch"] == broken // 4
 
 
-def test_many_small_batches_are_one_reading() -> None:
+def test_many_small_batches_are_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.stream.ahead.MOST_AT_ONCE", 16)
     samples = Watched(make_samples(ROWS))
     assert len(list(Stream(samples, batch_size=4))) == 23
-    first, many = 4, 4 * MOST_AT_ONCE
+    first, many = 4, 4 * 16
     assert list(map(len, samples.reads)) == [first, many, ROWS - first - many]
 
 
 @pytest.mark.parametrize("first", [0, 22], ids=["first", "last"])
 def test_a_batch_that_is_large_comes_alone(first: int) -> None:
     """Also where the last one of an epoch, which is short, is the first that is made."""
-    inputs = np.zeros((ROWS, 2**18), np.uint8)
+    inputs = np.zeros((ROWS, 2**21), np.uint8)
     samples = Watched(ArraySamples("data.train", None, inputs, np.zeros(ROWS, int), None))
     stream = Stream(samples, batch_size=4)
     stream.load_state_dict({"epoch": 0, "batch": first, "batch_size": 4})
