@@ -7,6 +7,7 @@ cannot depend on them.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +48,7 @@ class Order:
     # The first epoch takes the parts as they lie, for they are still being made in that order.
     rises_first: bool = False
 
-    @property
+    @cached_property
     def epoch_rows(self) -> int:
         """Number of rows of one epoch."""
         return self.rows if self.picks is None else int(self.picks.counts.sum())

@@ -248,9 +248,9 @@ class Stream(IterableDataset[Batch]):
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
             source = ((epoch, number, batch.pin_memory()) for epoch, number, batch in source)
         with closing(self._prepare(source)) as ready:
+            last = len(self) - 1
             for epoch, number, batch in ready:
-                is_last = number + 1 == len(self)
-                self.epoch, self.batch = (epoch + 1, 0) if is_last else (epoch, number + 1)
+                self.epoch, self.batch = (epoch + 1, 0) if number == last else (epoch, number + 1)
                 yield batch
 
     def _prepare(self, source: Iterator[Numbered]) -> Generator[Numbered]:
