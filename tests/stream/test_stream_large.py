@@ -59,11 +59,14 @@ def make_cache(folder: Path, backend: str = "zarr", compression: str = "none") -
     return open_cache(folder)
 
 
-def make_text_cache(folder: Path, compression: str) -> tuple[Cache, ArraySamples, list[np.ndarray]]:
-    """Cache rows of 100 to 300 positions each; gives what the logits of each are."""
+def make_text_cache(
+    folder: Path, compression: str, positions_each: int | None = None
+) -> tuple[Cache, ArraySamples, list[np.ndarray]]:
+    """Cache rows of 100 to 300 positions each, or of so many; gives what the logits of each are."""
     random, rows, length = np.random.default_rng(1), 23, 301
     spec = TargetSpec("top_k", 1000, 8)
     counts = random.integers(100, length, rows)
+    counts[:] = positions_each or counts
     ids = np.array([str(row) for row in range(rows)])
     samples = ArraySamples("rows", None, np.arange(rows)[:, None], np.zeros(rows, int), ids)
     fields = (*target_fields(spec), Field("tokens", "uint16", (length,), "rows"))

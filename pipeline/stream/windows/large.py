@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import Cache
+from pipeline.stream.windows.adjacent import side_by_side
 from pipeline.stream.windows.expected import Expected
 from pipeline.stream.windows.size import row_bytes
 
@@ -122,9 +123,11 @@ class Reading:
     ask: Callable[[Iterable[int]], None] = _nothing
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Blocks:
     """A field that lies in an array for each of some parts, each read when it is first asked for.
+
+    Those that `stay` for several epochs are put side by side, where that is possible.
 
     Shapes: ends (parts,), the entries up to the end of each; get(i) (entries of part i, ...).
     """
@@ -132,7 +135,9 @@ class Blocks:
     ends: NDArray[np.int64]
     get: Callable[[int], Array]
     ask: Callable[[Iterable[int]], None] = _nothing
+    stay: bool = False
     _known: dict[int, Array] = field(default_factory=dict, init=False)
+    _copied: int = field(default=0, init=False)
 
     @cached_property
     def begins(self) -> NDArray[np.int64]:
@@ -149,6 +154,27 @@ class Blocks:
             self._known[number] = self.get(number)
         return self._known
 
+    def whole(self, count: int) -> Array | None:
+        """Give all parts as one array, of which so many entries will be copied, or None.
+
+        Not before the second epoch: pages that are mapped anew are looked for anew, which takes
+        longer than an epoch gains.
+
+        Shapes: returns (entries of all parts, ...).
+        """
+        self._copied += count
+        is_worth_it = self.stay and self._copied > self.ends[-1] + count
+        is_all = len(self._known) == len(self.ends)  # a rank may not have asked for some part yet
+        return self._side_by_side if is_worth_it and is_all else None
+
+    @cached_property
+    def _side_by_side(self) -> Array | None:
+        found = side_by_side([self._known[each] for each in range(len(self.ends))])
+        if found is not None:  # the first maps are not needed any more
+            bounds = zip(self.begins.tolist(), self.ends.tolist(), strict=True)
+            self._known.update(enumerate(found[begin:end] for begin, end in bounds))
+        return found
+
 
 def as_blocks(arrays: Sequence[Array]) -> Blocks:
     """Take arrays that are there already."""
@@ -162,6 +188,8 @@ def gather(blocks: Blocks, at: NDArray[np.int64], empty: Empty = np.empty) -> Ar
 
     Shapes: at (n,), best ascending; returns (n, ...).
     """
+    if (whole := blocks.whole(len(at))) is not None:
+        return take_rows(whole, at, 1, empty)
     is_ascending = bool((at[1:] >= at[:-1]).all())
     order = np.arange(len(at)) if is_ascending else np.argsort(at, kind="stable")
     touched, cuts = _cut(blocks, at[order])
@@ -175,6 +203,18 @@ def gather(blocks: Blocks, at: NDArray[np.int64], empty: Empty = np.empty) -> Ar
             np.take(arrays[number], within, axis=0, out=made[cut], mode="clip")
         else:
             made[chosen] = arrays[number][within]
+    return made
+
+
+def take_rows(whole: Array, rows: NDArray[np.int64], size: int, empty: Empty = np.empty) -> Array:
+    """Copy rows of so many entries each, one after the other.
+
+    Shapes: whole (rows of all * size, ...), rows (n,); returns (n * size, ...).
+    """
+    rest = whole.shape[1:]
+    made = empty((len(rows) * size, *rest), whole.dtype)
+    out = made.reshape(len(rows), size, *rest)
+    np.take(whole.reshape(-1, size, *rest), rows, axis=0, out=out, mode="clip")
     return made
 
 

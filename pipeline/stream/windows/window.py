@@ -21,6 +21,7 @@ from pipeline.stream.windows.large import (
     LargeFields,
     copy_runs,
     gather,
+    take_rows,
 )
 
 Array = NDArray[np.generic]
@@ -87,6 +88,9 @@ class Window:
             if axis == "rows" or self.is_single:
                 made[name] = gather(blocks, places, empty)
                 continue
+            if self._even and (whole := blocks.whole(self._even * len(places))) is not None:
+                made[name] = take_rows(whole, places, self._even, empty)
+                continue
             if runs is None:  # the same for all fields over positions
                 runs, count = self._runs[places].tolist(), int(self.positions[places].sum())
             made[name] = copy_runs(blocks, runs, count, empty)
@@ -97,6 +101,12 @@ class Window:
         """The fields of which a row has an entry for each of its positions."""
         large = [name for name, (_, axis) in self.large.items() if axis == "positions"]
         return frozenset([*self.over_positions, *large])
+
+    @cached_property
+    def _even(self) -> int:
+        """How many positions every row has; 0 where that differs."""
+        first = int(self.positions[0])
+        return first if bool((self.positions == first).all()) else 0
 
     @cached_property
     def _runs(self) -> Rows:
@@ -227,8 +237,12 @@ def _large_fields(
     reading = large.read_all(cache, parts)
     ends = {"rows": bounds[1:], "positions": np.cumsum(positions)[bounds[1:] - 1]}
     axes = {each.name: each.axis for each in cache.plan.fields}
+    stay = len(parts) == cache.plan.part_count  # there is no other window
 
     def field_of(name: str) -> Blocks:
-        return Blocks(ends[axes[name]], lambda number: reading.get(number)[name], reading.ask)
+        def get(number: int) -> Array:
+            return reading.get(number)[name]
+
+        return Blocks(ends[axes[name]], get, reading.ask, stay)
 
     return {name: (field_of(name), axes[name]) for name in large.names}

@@ -1,0 +1,165 @@
+"""Maps that are put side by side: the same rows, from one array."""
+
+import gc
+import mmap
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_stream_large import make_text_cache
+
+from pipeline.stream import Stream
+from pipeline.stream.windows import adjacent, large
+from pipeline.stream.windows.adjacent import side_by_side
+from pipeline.stream.windows.large import Blocks, gather
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="others do not map again")
+PAGE = mmap.PAGESIZE
+# Of four bytes.
+PAGE_ENTRIES = PAGE // 8
+
+
+def mapped(path: Path, entries: int, *, first: int = 0, dtype: Any = np.float32) -> NDArray[Any]:
+    """Write entries of two numbers each, and map them as a cache does."""
+    np.arange(first, first + 2 * entries).astype(dtype).tofile(path)
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(content, dtype).reshape(-1, 2)
+
+
+def three(folder: Path, last: int = 5) -> list[NDArray[Any]]:
+    sizes = [2 * PAGE_ENTRIES, 2 * PAGE_ENTRIES, last]
+    return [mapped(folder / str(each), size, first=each) for each, size in enumerate(sizes)]
+
+
+def maps_in(folder: Path) -> int:
+    """Count this process's maps of files of a folder."""
+    gc.collect()
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(str(folder))
+
+
+@pytest.mark.parametrize("last", [1, 5, PAGE_ENTRIES, 2 * PAGE_ENTRIES])
+def test_they_are_one_array(tmp_path: Path, last: int) -> None:
+    arrays = three(tmp_path, last)
+    found = side_by_side(arrays)
+    assert found is not None
+    assert not found.flags.writeable
+    assert np.array_equal(found, np.concatenate(arrays))
+
+
+def test_it_outlives_what_it_is_made_of_and_then_lets_go(tmp_path: Path) -> None:
+    arrays = three(tmp_path)
+    expected, found = np.concatenate(arrays), side_by_side(arrays)
+    arrays.clear()
+    for path in list(tmp_path.iterdir()):
+        path.unlink()
+    assert found is not None
+    part = found[PAGE_ENTRIES:]
+    del found
+    assert maps_in(tmp_path) == 3
+    assert np.array_equal(part, expected[PAGE_ENTRIES:])
+    del part
+    assert maps_in(tmp_path) == 0
+
+
+def others(folder: Path) -> dict[str, list[NDArray[Any]]]:
+    """What cannot be put side by side, by why."""
+    fitting = three(folder)
+    lone = mapped(folder / "lone", 2 * PAGE_ENTRIES)
+    return {
+        "one alone": fitting[:1],
+        "no whole pages": [mapped(folder / "short", 9), mapped(folder / "other", 9)],
+        "the last is longer": [*fitting[:2], mapped(folder / "long", 3 * PAGE_ENTRIES)],
+        "one is shorter": [fitting[0], fitting[2], fitting[1]],
+        "another dtype": [*fitting, mapped(folder / "int", 5, dtype=np.int32)],
+        "other entries": [*fitting, lone.reshape(-1, 4)],
+        "a part of a file": [lone[PAGE_ENTRIES + 1 :], lone[PAGE_ENTRIES + 1 :]],
+        "not of a file": [*fitting[:2], fitting[2].copy()],
+        "every second": [fitting[0][::2], fitting[1][::2]],
+    }
+
+
+def test_what_does_not_fit_is_left_alone(tmp_path: Path) -> None:
+    for why, arrays in others(tmp_path).items():
+        assert side_by_side(arrays) is None, why
+
+
+def test_a_system_that_refuses_is_not_asked_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, before = three(tmp_path), maps_in(tmp_path)
+    monkeypatch.setattr(adjacent, "_map_again", lambda array, place: place % (4 * PAGE) == 0)
+    assert side_by_side(arrays) is None
+    assert maps_in(tmp_path) == before
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(adjacent, "_map_again", None)
+    assert side_by_side(arrays) is None
+
+
+@pytest.mark.parametrize("stay", [True, False])
+def test_parts_are_put_side_by_side_once_all_were_copied(tmp_path: Path, stay: bool) -> None:
+    arrays = three(tmp_path)
+    blocks = Blocks(np.cumsum([len(each) for each in arrays]), arrays.__getitem__, stay=stay)
+    everything = np.concatenate(arrays)
+    random = np.random.default_rng(0)
+    for epoch in range(3):
+        for _ in range(4):
+            at = random.integers(0, len(everything), len(everything) // 4 + 1)
+            assert np.array_equal(gather(blocks, at), everything[at])
+        assert ("_side_by_side" in vars(blocks)) == (stay and epoch > 0)
+
+
+def test_parts_that_nobody_asked_for_are_not_put_anywhere(tmp_path: Path) -> None:
+    arrays = three(tmp_path)
+    blocks = Blocks(np.cumsum([len(each) for each in arrays]), arrays.__getitem__, stay=True)
+    at = np.arange(len(arrays[0]))
+    for _ in range(9):
+        assert np.array_equal(gather(blocks, at), arrays[0])
+    assert "_side_by_side" not in vars(blocks)
+
+
+@pytest.mark.parametrize("positions", [256, None], ids=["even", "uneven"])
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+@pytest.mark.parametrize("window_parts", [None, 2])
+def test_batches_are_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compression: str,
+    positions: int | None,
+    window_parts: int | None,
+) -> None:
+    cache, samples, _ = make_text_cache(tmp_path / "cache", compression, positions)
+    made = list[bool]()
+
+    def watched(arrays: Any) -> Any:
+        found = side_by_side(arrays)
+        made.append(found is not None)
+        return found
+
+    def epochs() -> list[list[dict[str, Any]]]:
+        stream = Stream(samples, cache, batch_size=5, window_parts=window_parts)
+        return [[batch.stored.fields for batch in stream] for _ in range(4)]  # type: ignore[union-attr]
+
+    monkeypatch.setattr(large, "side_by_side", watched)
+    found = epochs()
+    monkeypatch.setattr(large, "side_by_side", lambda arrays: None)
+    for one, other in zip(chain(*found), chain(*epochs()), strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    is_possible = (compression, positions, window_parts) == ("none", 256, None)
+    assert any(made) == is_possible
+
+
+def test_a_stream_that_goes_leaves_no_map(tmp_path: Path) -> None:
+    cache, samples, _ = make_text_cache(tmp_path / "cache", "none", 256)
+    stream = Stream(samples, cache, batch_size=5)
+    for _ in range(4):
+        for batch in stream:
+            assert batch.stored is not None
+    assert maps_in(tmp_path) > 0
+    del stream, batch
+    assert maps_in(tmp_path) == 0
