@@ -3,6 +3,7 @@
 import gc
 import mmap
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from test_stream_large import make_text_cache
+from torch import Tensor
 
-from pipeline.stream import Stream
+from pipeline.stream import Batch, Stream
+from pipeline.stream.stored import Stored
 from pipeline.stream.windows import adjacent, large
 from pipeline.stream.windows.adjacent import side_by_side
 from pipeline.stream.windows.large import Blocks, gather
@@ -122,6 +125,11 @@ def test_parts_that_nobody_asked_for_are_not_put_anywhere(tmp_path: Path) -> Non
     assert "_side_by_side" not in vars(blocks)
 
 
+def fields_of(batch: Batch) -> Mapping[str, Tensor]:
+    assert isinstance(batch.stored, Stored)
+    return batch.stored.fields
+
+
 @pytest.mark.parametrize("positions", [256, None], ids=["even", "uneven"])
 @pytest.mark.parametrize("compression", ["none", "lz4"])
 @pytest.mark.parametrize("window_parts", [None, 2])
@@ -140,9 +148,9 @@ def test_batches_are_the_same(
         made.append(found is not None)
         return found
 
-    def epochs() -> list[list[dict[str, Any]]]:
+    def epochs() -> list[list[Mapping[str, Tensor]]]:
         stream = Stream(samples, cache, batch_size=5, window_parts=window_parts)
-        return [[batch.stored.fields for batch in stream] for _ in range(4)]  # type: ignore[union-attr]
+        return [[fields_of(batch) for batch in stream] for _ in range(4)]
 
     monkeypatch.setattr(large, "side_by_side", watched)
     found = epochs()
