@@ -2,6 +2,7 @@
 
 import gc
 import mmap
+import re
 import sys
 from collections.abc import Mapping
 from itertools import chain
@@ -67,6 +68,25 @@ def test_it_outlives_what_it_is_made_of_and_then_lets_go(tmp_path: Path) -> None
     assert np.array_equal(part, expected[PAGE_ENTRIES:])
     del part
     assert maps_in(tmp_path) == 0
+
+
+def resident_mib() -> float:
+    """How much of mapped files counts as this process's memory."""
+    (line,) = re.findall(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
+    return int(line) / 1024
+
+
+def test_its_pages_do_not_count_twice(tmp_path: Path) -> None:
+    entries = 8 * 2**20 // 8
+    arrays = [mapped(tmp_path / str(each), entries, first=each) for each in range(4)]
+    before = resident_mib()
+    sums = [float(each.sum()) for each in arrays]
+    assert resident_mib() > before + 30
+    found = side_by_side(arrays)
+    assert found is not None
+    assert float(found.sum()) == pytest.approx(sum(sums))
+    assert resident_mib() < before + 34
+    assert float(arrays[1].sum()) == sums[1]
 
 
 def others(folder: Path) -> dict[str, list[NDArray[Any]]]:

@@ -36,9 +36,13 @@ def side_by_side(arrays: Sequence[Array]) -> Array | None:
     # The array keeps the room, which takes all that lies there along when it goes.
     room = np.frombuffer(mmap.mmap(-1, total, flags=flags, prot=mmap.PROT_READ), np.uint8)
     for number, array in enumerate(arrays):
-        place = room.ctypes.data + number * size
-        if not _map_again(array, place):
+        if not _map_again(array, room.ctypes.data + number * size):
             return None
+    for (
+        array
+    ) in arrays:  # whose pages would count as memory twice; they are found again if asked for
+        if (file := _file_of(array)) is not None:
+            file.madvise(mmap.MADV_DONTNEED)
     return room.view(arrays[0].dtype).reshape(-1, *arrays[0].shape[1:])
 
 
@@ -49,17 +53,17 @@ def _are_alike(arrays: Sequence[Array]) -> bool:
         and first.nbytes % mmap.PAGESIZE == 0
         and all(each.nbytes == first.nbytes for each in arrays[:-1])
         and all(each.shape[1:] == first.shape[1:] for each in arrays)
-        and all(each.dtype == first.dtype and _is_mapped(each) for each in arrays)
+        and all(each.dtype == first.dtype and _file_of(each) is not None for each in arrays)
     )
 
 
-def _is_mapped(array: Array) -> bool:
-    """Say whether an array is a file that is mapped, from its beginning."""
+def _file_of(array: Array) -> mmap.mmap | None:
+    """Give the map of a file that an array is, from its beginning."""
     owner: Any = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     is_whole = array.flags.c_contiguous and array.ctypes.data % mmap.PAGESIZE == 0
-    return isinstance(owner, mmap.mmap) and is_whole
+    return owner if isinstance(owner, mmap.mmap) and is_whole else None
 
 
 def _map_again(array: Array, place: int) -> bool:
