@@ -110,4 +110,5 @@ def _resolve(schema: Schema, node: Any, written: Any) -> Schema:
         elif "anyOf" in node:
             node = next(option for option in node["anyOf"] if option.get("type") != "null")
         else:
-            return node  # type: ignore[no-any-return]  # JSON
+            found: Schema = node
+            return found

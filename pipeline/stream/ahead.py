@@ -7,8 +7,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 # Prepared at once. A student's step drives code and data of the stream out of a core's cache, so
@@ -21,6 +22,24 @@ AT_ONCE_BYTES = 2**23
 LARGE_AT_ONCE_BYTES = 2**21
 
 
+@dataclass(frozen=True)
+class Ready(Generic[Item]):
+    """Something that was prepared."""
+
+    item: Item
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why nothing more comes."""
+
+    error: BaseException
+
+
+# What a thread hands over; None at the end.
+Coming = Ready[Item] | Failed | None
+
+
 def prefetch(source: Iterator[Item], depth: int) -> Generator[Item]:
     """Iterate over `source` in a thread that runs at most `depth` items ahead.
 
@@ -29,19 +48,18 @@ def prefetch(source: Iterator[Item], depth: int) -> Generator[Item]:
     if depth == 0:
         yield from source
         return
-    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(maxsize=depth)
+    ready = queue.Queue[Coming[Item]](maxsize=depth)
     stopped = threading.Event()
     thread = threading.Thread(target=_fill, args=(source, ready, stopped), daemon=True)
     thread.start()
     try:
         while True:
-            is_item, value = ready.get()
-            if is_item:
-                yield value  # type: ignore[misc]  # the flag says which of the three it is
-            elif value is None:
+            came = ready.get()
+            if came is None:
                 return
-            else:
-                raise value  # type: ignore[misc]
+            if isinstance(came, Failed):
+                raise came.error
+            yield came.item
     finally:
         stopped.set()
         thread.join()
@@ -83,25 +101,19 @@ def _in_bursts(source: Iterator[Item], count: int) -> Generator[Item]:
 
 def _fill(
     source: Iterator[Item],
-    ready: queue.Queue[tuple[bool, Item | BaseException | None]],
+    ready: queue.Queue[Coming[Item]],
     stopped: threading.Event,
 ) -> None:
     try:
         for item in source:
-            if not _put(ready, (True, item), stopped):
+            if not _put(ready, Ready(item), stopped):
                 return
-        _put(ready, (False, None), stopped)
-    except (
-        BaseException
-    ) as failure:  # handed over whole, also an interrupt, and raised by the reader
-        _put(ready, (False, failure), stopped)
+        _put(ready, None, stopped)
+    except BaseException as failure:  # handed over whole, also an interrupt; the reader raises it
+        _put(ready, Failed(failure), stopped)
 
 
-def _put(
-    ready: queue.Queue[tuple[bool, Item | BaseException | None]],
-    value: tuple[bool, Item | BaseException | None],
-    stopped: threading.Event,
-) -> bool:
+def _put(ready: queue.Queue[Coming[Item]], value: Coming[Item], stopped: threading.Event) -> bool:
     while not stopped.is_set():
         try:
             ready.put(value, timeout=0.1)

@@ -47,6 +47,7 @@ def translation(source: nn.Module, student: nn.Module, where: str) -> tuple[tupl
         heads.
     """
     there, here = _config(source), _config(student)
+    kinds: tuple[Any, Any]
     kinds = (getattr(there, "model_type", None), getattr(here, "model_type", None))
     if kinds[0] != kinds[1] and kinds not in NAMES:
         named = (kinds[0] or type(source).__name__, kinds[1] or type(student).__name__)
@@ -63,7 +64,7 @@ def translation(source: nn.Module, student: nn.Module, where: str) -> tuple[tupl
                 "student, whose heads would be cut from the same weights otherwise. Give both the "
                 "same."
             )
-    return NAMES.get(kinds, ()) if kinds[0] != kinds[1] else ()  # type: ignore[arg-type]
+    return NAMES.get(kinds, ()) if kinds[0] != kinds[1] else ()
 
 
 def layer_count(model: nn.Module) -> int | None:
