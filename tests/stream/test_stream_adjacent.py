@@ -3,6 +3,7 @@
 import gc
 import mmap
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from itertools import chain
@@ -114,10 +115,54 @@ def test_what_does_not_fit_is_left_alone(tmp_path: Path) -> None:
 def test_a_system_that_refuses_is_not_asked_for_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrays, before = three(tmp_path), maps_in(tmp_path)
-    monkeypatch.setattr(adjacent, "_map_again", lambda array, place: place % (4 * PAGE) == 0)
+    arrays, asked = three(tmp_path), list[int]()
+    expected, original = np.concatenate(arrays), adjacent._map_again
+
+    def refuse(array: NDArray[Any], place: int) -> bool:
+        asked.append(place)
+        return len(asked) < 2 and original(array, place)
+
+    monkeypatch.setattr(adjacent, "_map_again", refuse)
+    monkeypatch.setattr(adjacent, "_LEFT", [])
     assert side_by_side(arrays) is None
-    assert maps_in(tmp_path) == before
+    assert len(asked) == 2
+    assert len(adjacent._LEFT) == 1  # what lies in its gap is not ours to give back
+    assert np.array_equal(np.concatenate(arrays), expected)
+
+
+LIMITED = """
+import gc, mmap, re, resource, sys
+from pathlib import Path
+import numpy as np
+from pipeline.stream.windows import adjacent
+
+arrays, size = [], 2**25
+for number in range(3):
+    path = Path(sys.argv[1]) / str(number)
+    path.write_bytes(bytes([number + 1]) * size)
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    arrays.append(np.frombuffer(content, np.uint8))
+adjacent._mremap()
+used = int(re.findall(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+limit = used + int(float(sys.argv[2]) * size)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+found = adjacent.side_by_side(arrays)
+print(found is not None, len(adjacent._LEFT), [int(each[-1]) for each in arrays])
+"""
+
+
+@pytest.mark.parametrize(("room", "left"), [(0.5, 0), (3.5, 1)], ids=["no room", "no maps there"])
+def test_a_limit_on_addresses_is_no_failure(tmp_path: Path, room: float, left: int) -> None:
+    """As `ulimit -v` sets one; of three files room for so many."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), str(room)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.stdout.split(maxsplit=2)[:2], ended.stderr) == (["False", str(left)], "")
+    assert ended.stdout.endswith("[1, 2, 3]\n")
+
+
+def test_other_systems_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = three(tmp_path)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(adjacent, "_map_again", None)
     assert side_by_side(arrays) is None

@@ -19,6 +19,9 @@ Array = NDArray[np.generic]
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 # A process has 65,530 maps, unless its system says otherwise, and may have several streams.
 MOST_ARRAYS = 1024
+# Rooms in which something could not be mapped: the system may have made a gap there, which others
+# have taken since, and what is theirs would go with the room. They are addresses, not memory.
+_LEFT: list[Array] = []
 
 
 def side_by_side(arrays: Sequence[Array]) -> Array | None:
@@ -33,14 +36,18 @@ def side_by_side(arrays: Sequence[Array]) -> Array | None:
         return None
     size, total = arrays[0].nbytes, sum(each.nbytes for each in arrays)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        place = mmap.mmap(-1, total, flags=flags, prot=mmap.PROT_READ)
+    except OSError:  # a limit on addresses, as `ulimit -v` sets one
+        return None
     # The array keeps the room, which takes all that lies there along when it goes.
-    room = np.frombuffer(mmap.mmap(-1, total, flags=flags, prot=mmap.PROT_READ), np.uint8)
+    room = np.frombuffer(place, np.uint8)
     for number, array in enumerate(arrays):
         if not _map_again(array, room.ctypes.data + number * size):
+            _LEFT.append(room)
             return None
-    for (
-        array
-    ) in arrays:  # whose pages would count as memory twice; they are found again if asked for
+    # Their pages would count as memory twice; whoever asks for them finds them again.
+    for array in arrays:
         if (file := _file_of(array)) is not None:
             file.madvise(mmap.MADV_DONTNEED)
     return room.view(arrays[0].dtype).reshape(-1, *arrays[0].shape[1:])
