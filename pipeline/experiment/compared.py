@@ -14,7 +14,7 @@ from pipeline.experiment.networks import check_lengths, count_classes, open_mode
 from pipeline.models import Network, load_network, set_precision
 from pipeline.recipe import Recipe
 from pipeline.recipe.training import Evaluate
-from pipeline.samples import tokens_of
+from pipeline.samples import asks_tokens, tokens_of
 from pipeline.stream import Stream
 
 
@@ -106,8 +106,7 @@ def _open_run(path: Path, name: str) -> Network:
 def _check_classes(networks: Mapping[str, Network], stream: Stream, device: torch.device) -> None:
     """Refuse models that answer other questions than the data asks, or of other classes."""
     asked = stream.spec.class_count if stream.spec else None
-    tokens = tokens_of(stream.samples)
-    may_be_wider = tokens is not None and tokens.task != "label"
+    may_be_wider = asks_tokens(stream.samples)
     for name, network in networks.items():
         found = count_classes(network, stream.samples, device, whose=name)
         asked = found if asked is None else asked

@@ -33,7 +33,7 @@ from pipeline.experiment.sources import check_alike, training_data
 from pipeline.models import Network, Tap, weights_digest
 from pipeline.recipe import Recipe, comparable
 from pipeline.recipe.training import Evaluation
-from pipeline.samples import tokens_of
+from pipeline.samples import asks_tokens
 from pipeline.stream import Blend, Stream
 
 
@@ -138,9 +138,8 @@ def _check_classes(where: str, joined: Joined, class_count: int) -> None:
     """Refuse a student that does not fit its data, before anything is written."""
     stream, highest = joined.stream, joined.highest_label
     problem = None
-    tokens = tokens_of(stream.samples)
     # Vocabularies are padded for speed; a student's other classes learn to get nothing.
-    may_be_wider = tokens is not None and tokens.task != "label"
+    may_be_wider = asks_tokens(stream.samples)
     taught = stream.spec.class_count if stream.spec else class_count
     labelled = stream.pseudo_classes
     if labelled not in (None, class_count):

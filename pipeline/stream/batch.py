@@ -4,9 +4,10 @@ It begins in host memory. What is compared with a student on another device goes
 it lies in a cache: what is copied, and widened here, would be three to six times as much.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.samples import Names, SampleBatch, Samples, positions_of, spell, tokens_of
-from pipeline.stream.stored import Change, Picked, Stored
+from pipeline.stream.stored import Change, Picked, Stored, cut_tensor, cut_tensors
 from pipeline.targets import (
     Bounded,
     MixedLabels,
@@ -131,6 +132,23 @@ class Batch:
         """
         return replace(self._each(torch.Tensor.pin_memory), inputs=self.inputs.pin_memory())
 
+    def split(self, sizes: Sequence[int]) -> "list[Batch]":
+        """Cut it into batches of so many rows, which share its memory, where a row has one position
+        and no targets were made yet.
+        """
+        cuts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        columns = zip(
+            [self.names[rows] for rows in cuts],
+            cut_tensor(self.inputs, cuts),
+            _cut_labels(self.labels, cuts),
+            repeat(None) if self.stored is None else self.stored.split(cuts),
+            repeat(None),
+            cut_tensors(self.features, cuts),
+            _cut_pseudo(self.pseudo_labels, cuts),
+            strict=False,
+        )
+        return [Batch(*each) for each in columns]
+
     def _each(self, change: Change) -> "Batch":
         labels, pseudo = self.labels, self.pseudo_labels
         if isinstance(labels, MixedLabels):
@@ -151,6 +169,23 @@ class Batch:
         return there
 
 
+def _cut_labels(
+    labels: Tensor | MixedLabels, cuts: Sequence[slice]
+) -> Iterable[Tensor | MixedLabels]:
+    if not isinstance(labels, MixedLabels):
+        return cut_tensor(labels, cuts)
+    mixed = (labels.first, labels.second, labels.share)
+    return map(MixedLabels, *(cut_tensor(each, cuts) for each in mixed))
+
+
+def _cut_pseudo(
+    pseudo: PseudoLabels | None, cuts: Sequence[slice]
+) -> Iterable[PseudoLabels | None]:
+    if pseudo is None:
+        return repeat(None)
+    return map(PseudoLabels, cut_tensor(pseudo.labels, cuts), cut_tensor(pseudo.weights, cuts))
+
+
 @dataclass(frozen=True)
 class Held:
     """A piece of a batch: samples as they are seen, what is known of them, and their targets where
@@ -163,25 +198,10 @@ class Held:
 
     def without_rows(self) -> "Held":
         """Keep what all rows have in common: shapes and dtypes."""
-        return self.split([0], [0], ())[0]
-
-    def split(
-        self, rows: Sequence[int], positions: Sequence[int], over: Collection[str]
-    ) -> "list[Held]":
-        """Cut it into pieces of so many rows and positions; `over` names the fields over positions,
-        others are over rows.
-        """
-        found, row, position = list[Held](), 0, 0
-        for more_rows, more in zip(rows, positions, strict=True):
-            of_rows, of_positions = slice(row, row + more_rows), slice(position, position + more)
-            fields = {
-                name: array[of_positions if name in over else of_rows]
-                for name, array in self.fields.items()
-            }
-            picked = self.picked and Picked(self.picked.whole, self.picked.at[of_positions])
-            found.append(Held(self.read.cut(of_rows), fields, picked))
-            row, position = row + more_rows, position + more
-        return found
+        none = slice(0)
+        fields = {name: array[none] for name, array in self.fields.items()}
+        picked = self.picked and Picked(self.picked.whole, self.picked.at[none])
+        return Held(self.read.cut(none), fields, picked)
 
     def all_fields(self) -> Fields:
         """Give the fields with those of the targets."""

@@ -164,6 +164,11 @@ class Piece:
     ends_batch: bool
     ends_window: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of a batch."""
+        return self.ends_batch and not self.begins
+
 
 # Of the number of a window, its places in order, and how many of them end a batch that was begun.
 Regroup = Callable[[int, Rows, int], Rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.stream.order import Rows
+from pipeline.stream.order import Piece, Rows
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ class Slices:
         start, stop = (-(-rows * each // self.world_size) for each in (self.rank, self.rank + 1))
         return range(start, stop)
 
-    def cut(self, places: Rows, begins: int, rows: int) -> Rows:
-        """Keep what is this rank's of a piece of a batch, which begins at one of its rows.
+    def cut(self, piece: Piece) -> Rows:
+        """Keep what is this rank's of a piece of a batch.
 
         Places come back in order: which rows a batch has is random; their order need not be.
 
-        Shapes: places (n,); returns (at most n,), ascending.
+        Shapes: returns (at most as many as the piece has,), ascending.
         """
+        places: Rows = np.sort(piece.places)
         if self.world_size == 1:
-            return np.sort(places)
-        own = self.of(rows)
-        return np.sort(places)[max(own.start - begins, 0) : max(own.stop - begins, 0)]
+            return places
+        own = self.of(piece.batch_rows)
+        return places[max(own.start - piece.begins, 0) : max(own.stop - piece.begins, 0)]

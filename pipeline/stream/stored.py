@@ -23,6 +23,24 @@ Change = Callable[[Tensor], Tensor]
 Made = TypeVar("Made")
 
 
+def cut_tensor(tensor: Tensor, cuts: Sequence[slice]) -> list[Tensor]:
+    """Cut a tensor into some that share its memory and know of no other: who saves or sends one
+    would save or send all of them.
+
+    Shapes: tensor (n, ...).
+    """
+    if tensor.dtype is torch.bfloat16:  # numpy has no such numbers
+        return [each.view(torch.bfloat16) for each in cut_tensor(tensor.view(torch.int16), cuts)]
+    array = tensor.numpy()
+    return [torch.from_numpy(array[rows]) for rows in cuts]
+
+
+def cut_tensors(tensors: Mapping[str, Tensor], cuts: Sequence[slice]) -> list[dict[str, Tensor]]:
+    """Cut several tensors alike. Shapes: each (n, ...)."""
+    columns = {name: cut_tensor(tensor, cuts) for name, tensor in tensors.items()}
+    return [{name: each[at] for name, each in columns.items()} for at in range(len(cuts))]
+
+
 @dataclass(frozen=True)
 class Stored:
     """Targets as they lie in a cache, in as few bytes: most of what a batch of text costs is to
@@ -75,6 +93,11 @@ class Stored:
         fields = {name: change(tensor) for name, tensor in self.fields.items()}
         beside = {name: change(tensor) for name, tensor in self.beside.items()}
         return replace(self, fields=fields, beside=beside)
+
+    def split(self, cuts: Sequence[slice]) -> "list[Stored]":
+        """Cut it into those of some positions each, which share memory."""
+        every = zip(cut_tensors(self.fields, cuts), cut_tensors(self.beside, cuts), strict=True)
+        return [replace(self, fields=fields, beside=beside) for fields, beside in every]
 
 
 @dataclass(frozen=True)
@@ -154,6 +177,10 @@ class Picked:
     def each(self, change: Change) -> Stored:
         """Change every tensor, of a copy."""
         return self.apart().each(change)
+
+    def split(self, cuts: Sequence[slice]) -> "list[Picked]":
+        """Cut it into those of some positions each."""
+        return [Picked(self.whole, at) for at in cut_tensor(self.at, cuts)]
 
     def derive(self, key: Hashable, make: Callable[[Targets], Made]) -> Made:
         """Give what follows from all targets of the window, made once."""

@@ -9,7 +9,8 @@ read from it.
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, groupby
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from pipeline.samples import (
     Locator,
     Samples,
     Views,
+    asks_tokens,
     join_batches,
     mix_rows,
     row_lengths,
@@ -44,11 +46,7 @@ from pipeline.stream.windows.near import Near
 from pipeline.stream.windows.places import Places
 from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder
-from pipeline.targets import (
-    PseudoLabels,
-    decode_feature,
-    normalise_weights,
-)
+from pipeline.targets import PseudoLabels, decode_feature, normalise_weights
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -163,6 +161,8 @@ class Stream(IterableDataset[Batch]):
         self._places = Places(self.order)
         # What is still being made is waited for one by one, and mixtures are large.
         self._comes_singly = self._beside is not None or (cache is not None and cache.is_growing)
+        # Text has several positions a row, and rows that are copied where they lie come in order.
+        self._are_small = not (asks_tokens(samples) or self._comes_singly or self._large.names)
         self._at_once = 0  # not known before the first batch
         self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
@@ -305,33 +305,33 @@ class Stream(IterableDataset[Batch]):
         self, parts: Parts, some: Sequence[Piece], held: list[Held], epoch: int
     ) -> Iterator[Numbered]:
         """Make batches of pieces of a window, and of what is `held` of the one before."""
-        for piece, own in zip(some, self._take_all(parts, some, epoch), strict=True):
-            if len(own.read.names) or (piece.ends_batch and not held):
-                held.append(own)
-            if piece.ends_batch:
-                batch = self._join(held)
-                # Rows that are copied where they lie want to be in order.
-                if not (self._at_once or self._comes_singly or self._large.names):
-                    self._at_once = self._count_at_once(batch)
-                held.clear()
-                yield epoch, piece.number, batch
+        for is_whole, run in groupby(some, attrgetter("is_whole")):
+            these = list(run)
+            if is_whole and len(these) > 1 and (made := self._make_together(parts, these, epoch)):
+                yield from made
+                continue
+            for piece in these:
+                own = self._take(parts, self._slices.cut(piece), epoch)
+                if len(own.read.names) or (piece.ends_batch and not held):
+                    held.append(own)
+                if piece.ends_batch:
+                    batch = self._join(held)
+                    if self._are_small and not self._at_once:
+                        self._at_once = self._count_at_once(batch)
+                    held.clear()
+                    yield epoch, piece.number, batch
 
-    def _take_all(self, parts: Parts, some: Sequence[Piece], epoch: int) -> Iterator[Held]:
-        """Take this rank's rows of some pieces together: of small images it takes longer to ask for
-        rows than to copy them.
+    def _make_together(self, parts: Parts, some: Sequence[Piece], epoch: int) -> list[Numbered]:
+        """Make batches of pieces that are whole: of small images it takes longer to ask for rows,
+        and to name them, than to copy them. None of them if one cannot be made.
         """
-        own = [self._slices.cut(each.places, each.begins, each.batch_rows) for each in some]
-        one_by_one = (self._take(parts, each, epoch) for each in own)
-        if len(own) < 2:
-            return one_by_one
+        own = list(map(self._slices.cut, some))
         try:
-            taken = self._take(parts, np.concatenate(own), epoch)
+            batch = self._join([self._take(parts, np.concatenate(own), epoch)])
         except Exception:  # raised again by the piece that it is of, after those before it
-            return one_by_one
-        window = self._loader.load(parts).window
-        at = [self._places.at(parts, each, epoch) for each in own]
-        positions = [len(each) if window.is_single else window.positions[each].sum() for each in at]
-        return iter(taken.split(list(map(len, own)), positions, window.names_over_positions))
+            return []
+        batches = batch.split(list(map(len, own)))
+        return [(epoch, piece.number, made) for piece, made in zip(some, batches, strict=True)]
 
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:

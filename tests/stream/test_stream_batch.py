@@ -1,14 +1,16 @@
 """What a batch is compared with goes to a device as narrow as it lies in a cache."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 import torch
+from test_stream_slices import assert_together
 from tiny import assert_same_targets
 
 from pipeline.stream.batch import Batch, as_tensor
-from pipeline.stream.stored import Stored
-from pipeline.targets import Targets, TargetSpec, encode
+from pipeline.stream.stored import Picked, Stored, Whole
+from pipeline.targets import MixedLabels, PseudoLabels, Targets, TargetSpec, encode
 
 POSITIONS = 6
 SPECS = {
@@ -68,6 +70,39 @@ def test_a_batch_that_is_where_it_shall_be_is_not_copied() -> None:
     moved = batch.to("cpu")
     assert moved.stored is batch.stored
     assert moved.inputs is batch.inputs
+
+
+def test_a_batch_is_split_with_all_that_it_has() -> None:
+    batch = make_batch(asked=("entropy", "pseudo_label"))
+    assert isinstance(batch.stored, Stored)
+    assert isinstance(batch.targets, Targets)
+    whole = Whole(replace(batch.stored, beside={}, asked=()))
+    features = {"half": torch.rand(POSITIONS, 2).bfloat16(), "map": torch.rand(POSITIONS, 3)}
+    mixed = MixedLabels(*torch.arange(3 * POSITIONS).reshape(3, -1))
+    pseudo = PseudoLabels(torch.arange(POSITIONS), torch.rand(POSITIONS))
+    full = replace(batch, labels=mixed, features=features, pseudo_labels=pseudo)
+    picked = replace(batch, stored=Picked(whole, torch.arange(POSITIONS).flip(0)))
+    for one in (full, picked):
+        pieces = one.split([1, 0, 3, 2])
+        assert list(map(len, (each.ids for each in pieces))) == [1, 0, 3, 2]
+        assert_together(one, pieces)
+    pieces = full.split([4, 2])
+    for name, feature in features.items():
+        assert torch.equal(torch.cat([each.features[name] for each in pieces]), feature)
+    for name, values in batch.targets.statistics.items():
+        targets = [each.targets for each in pieces]
+        found = [each.statistics[name] for each in targets if isinstance(each, Targets)]
+        assert torch.equal(torch.cat(found), values)
+
+
+def test_a_batch_that_was_split_off_is_saved_alone() -> None:
+    rows = 1000
+    whole = Batch(list("x" * rows), torch.zeros(rows, 50), torch.zeros(rows, dtype=torch.long))
+    first, _ = whole.split([10, rows - 10])
+    assert first.inputs.data_ptr() == whole.inputs.data_ptr()
+    file = BytesIO()
+    torch.save([first.inputs, first.labels], file)
+    assert len(file.getvalue()) < whole.inputs.nbytes // 10
 
 
 @pytest.mark.gpu

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_stream_cached import make_cache as make_text_cache
+from test_stream_cached import open_text
 from test_stream_chosen import COPIES, make_table
-from test_stream_large import make_text_cache
 from test_stream_slices import Watched, assert_together
 from tiny import CLASSES, make_cache, make_samples
 
 from pipeline.errors import SampleError
 from pipeline.samples import make_views
 from pipeline.samples.arrays import ArraySamples
+from pipeline.store import open_cache
 from pipeline.stream import Batch, Stream
 
 ROWS = 90
@@ -59,12 +61,17 @@ def a_rank_of_many(folder: Path) -> Make:
     return {**cached(folder), "rank": 7, "world_size": 9}
 
 
-def rows_of_several_positions(folder: Path) -> Make:
-    cache, samples, _ = make_text_cache(folder / "cache", "lz4")
-    return {"samples": samples, "cache": cache}
+def text(folder: Path) -> Make:
+    """Rows of several positions each."""
+    samples = open_text(folder)
+    return {"samples": samples, "cache": open_cache(make_text_cache(folder, samples))}
 
 
-MAKES = [cached, unshuffled, mixed, chosen, a_rank, a_rank_of_many, rows_of_several_positions]
+def text_alone(folder: Path) -> Make:
+    return {"samples": open_text(folder)}
+
+
+MAKES = [cached, unshuffled, mixed, chosen, a_rank, a_rank_of_many, text, text_alone]
 
 
 @pytest.mark.parametrize("large_bytes", [1, 10**6], ids=["large", "small"])

@@ -62,6 +62,14 @@ def tokens_of(samples: Samples) -> Tokens | None:
     return found
 
 
+def asks_tokens(samples: Samples) -> bool:
+    """Whether it is tokens that a dataset asks for, as many a sample as there are; otherwise each
+    sample has one position.
+    """
+    tokens = tokens_of(samples)
+    return tokens is not None and tokens.task != "label"
+
+
 def positions_of(samples: Samples, batch: SampleBatch) -> Positions:
     """List what a batch of a dataset asks for: a label each, or every token but a document's first.
 
@@ -70,7 +78,7 @@ def positions_of(samples: Samples, batch: SampleBatch) -> Positions:
     """
     tokens = tokens_of(samples)
     if tokens is None or tokens.task == "label":
-        return Positions(np.ones(len(batch.ids), np.int64), batch.labels)
+        return Positions(np.ones(len(batch.labels), np.int64), batch.labels)
     if tokens.task == "masked_token":
         originals = batch.inputs[:, 2]
         hidden = originals >= 0

@@ -97,12 +97,6 @@ class Window:
         return made
 
     @cached_property
-    def names_over_positions(self) -> frozenset[str]:
-        """The fields of which a row has an entry for each of its positions."""
-        large = [name for name, (_, axis) in self.large.items() if axis == "positions"]
-        return frozenset([*self.over_positions, *large])
-
-    @cached_property
     def _even(self) -> int:
         """How many positions every row has; 0 where that differs."""
         first = int(self.positions[0])
