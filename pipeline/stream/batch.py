@@ -4,7 +4,7 @@ It begins in host memory. What is compared with a student on another device goes
 it lies in a cache: what is copied, and widened here, would be three to six times as much.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, repeat
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.samples import Names, SampleBatch, Samples, positions_of, spell, tokens_of
-from pipeline.stream.stored import Change, Picked, Stored, cut_tensor, cut_tensors
+from pipeline.stream.stored import Change, Picked, Stored, cut_tensor, rows_of
 from pipeline.targets import (
     Bounded,
     MixedLabels,
@@ -137,53 +137,33 @@ class Batch:
         and no targets were made yet.
         """
         cuts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        changes = list(map(rows_of, cuts))
+        labels, stored, pseudo = self.labels, self.stored, self.pseudo_labels
         columns = zip(
             [self.names[rows] for rows in cuts],
             cut_tensor(self.inputs, cuts),
-            _cut_labels(self.labels, cuts),
-            repeat(None) if self.stored is None else self.stored.split(cuts),
+            map(labels.each, changes)
+            if isinstance(labels, MixedLabels)
+            else cut_tensor(labels, cuts),
+            repeat(None) if stored is None else stored.split(cuts),
             repeat(None),
-            cut_tensors(self.features, cuts),
-            _cut_pseudo(self.pseudo_labels, cuts),
+            [{name: of(each) for name, each in self.features.items()} for of in changes],
+            repeat(None) if pseudo is None else map(pseudo.each, changes),
             strict=False,
         )
         return [Batch(*each) for each in columns]
 
     def _each(self, change: Change) -> "Batch":
         labels, pseudo = self.labels, self.pseudo_labels
-        if isinstance(labels, MixedLabels):
-            mixed = (labels.first, labels.second, labels.share)
-            changed: Tensor | MixedLabels = MixedLabels(*map(change, mixed))
-        else:
-            changed = change(labels)
-        if pseudo is not None:
-            pseudo = PseudoLabels(change(pseudo.labels), change(pseudo.weights))
         there = replace(
             self,
-            labels=changed,
+            labels=labels.each(change) if isinstance(labels, MixedLabels) else change(labels),
             stored=None if self.stored is None else self.stored.each(change),
             features={name: change(tensor) for name, tensor in self.features.items()},
-            pseudo_labels=pseudo,
+            pseudo_labels=None if pseudo is None else pseudo.each(change),
         )
         there._bounds.update(self._bounds)  # a device is not asked for what is known here
         return there
-
-
-def _cut_labels(
-    labels: Tensor | MixedLabels, cuts: Sequence[slice]
-) -> Iterable[Tensor | MixedLabels]:
-    if not isinstance(labels, MixedLabels):
-        return cut_tensor(labels, cuts)
-    mixed = (labels.first, labels.second, labels.share)
-    return map(MixedLabels, *(cut_tensor(each, cuts) for each in mixed))
-
-
-def _cut_pseudo(
-    pseudo: PseudoLabels | None, cuts: Sequence[slice]
-) -> Iterable[PseudoLabels | None]:
-    if pseudo is None:
-        return repeat(None)
-    return map(PseudoLabels, cut_tensor(pseudo.labels, cuts), cut_tensor(pseudo.weights, cuts))
 
 
 @dataclass(frozen=True)

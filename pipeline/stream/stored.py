@@ -35,10 +35,9 @@ def cut_tensor(tensor: Tensor, cuts: Sequence[slice]) -> list[Tensor]:
     return [torch.from_numpy(array[rows]) for rows in cuts]
 
 
-def cut_tensors(tensors: Mapping[str, Tensor], cuts: Sequence[slice]) -> list[dict[str, Tensor]]:
-    """Cut several tensors alike. Shapes: each (n, ...)."""
-    columns = {name: cut_tensor(tensor, cuts) for name, tensor in tensors.items()}
-    return [{name: each[at] for name, each in columns.items()} for at in range(len(cuts))]
+def rows_of(rows: slice) -> Change:
+    """Make what takes some rows alone, as `cut_tensor` does."""
+    return lambda tensor: cut_tensor(tensor, [rows])[0]
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ class Stored:
 
     def split(self, cuts: Sequence[slice]) -> "list[Stored]":
         """Cut it into those of some positions each, which share memory."""
-        every = zip(cut_tensors(self.fields, cuts), cut_tensors(self.beside, cuts), strict=True)
-        return [replace(self, fields=fields, beside=beside) for fields, beside in every]
+        return [self.each(rows_of(each)) for each in cuts]
 
 
 @dataclass(frozen=True)

@@ -157,12 +157,9 @@ class Stream(IterableDataset[Batch]):
         self._choose_fields(features, check=check)
         self._loader = self._make_loader(rows, check=check)
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
-        self._buffers = Buffers()
-        self._places = Places(self.order)
+        self._buffers, self._places = Buffers(), Places(self.order)
         # What is still being made is waited for one by one, and mixtures are large.
         self._comes_singly = self._beside is not None or (cache is not None and cache.is_growing)
-        # Text has several positions a row, and rows that are copied where they lie come in order.
-        self._are_small = not (asks_tokens(samples) or self._comes_singly or self._large.names)
         self._at_once = 0  # not known before the first batch
         self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
@@ -178,8 +175,7 @@ class Stream(IterableDataset[Batch]):
         self._target_names = tuple(names)
         names += [each.name for spec in self._features.values() for each in spec.fields]
         self._fields, large = split_large(self.cache, names) if self.cache else ([], [])
-        count = self.order.part_count if check else 0
-        self._large = LargeFields(large, set(range(count)))
+        self._large = LargeFields(large, set(range(self.order.part_count if check else 0)))
         self._beside = None
         if len(self.caches) > 1:
             self._beside = open_beside(
@@ -316,15 +312,13 @@ class Stream(IterableDataset[Batch]):
                     held.append(own)
                 if piece.ends_batch:
                     batch = self._join(held)
-                    if self._are_small and not self._at_once:
+                    if not self._at_once and self._may_come_together:
                         self._at_once = self._count_at_once(batch)
                     held.clear()
                     yield epoch, piece.number, batch
 
     def _make_together(self, parts: Parts, some: Sequence[Piece], epoch: int) -> list[Numbered]:
-        """Make batches of pieces that are whole: of small images it takes longer to ask for rows,
-        and to name them, than to copy them. None of them if one cannot be made.
-        """
+        """Make whole batches as one, for asking takes longer than copying; none if one fails."""
         own = list(map(self._slices.cut, some))
         try:
             batch = self._join([self._take(parts, np.concatenate(own), epoch)])
@@ -332,6 +326,11 @@ class Stream(IterableDataset[Batch]):
             return []
         batches = batch.split(list(map(len, own)))
         return [(epoch, piece.number, made) for piece, made in zip(some, batches, strict=True)]
+
+    @property
+    def _may_come_together(self) -> bool:
+        # Text has several positions a row, and rows that are copied where they lie come in order.
+        return not (asks_tokens(self.samples) or self._comes_singly or self._large.names)
 
     def _regroup(self, epoch: int, window: int, places: Rows, first: int) -> Rows:
         if not self.group_by_length or self.order.seed is None:

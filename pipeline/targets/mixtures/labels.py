@@ -1,5 +1,6 @@
 """Labels that are more than a number: of samples mixed from two, and those that a teacher gave."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,13 @@ class MixedLabels:
     def __getitem__(self, places: slice | Tensor) -> "MixedLabels":
         return MixedLabels(self.first[places], self.second[places], self.share[places])
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "MixedLabels":
+        """Change every tensor."""
+        return MixedLabels(change(self.first), change(self.second), change(self.share))
+
     def to(self, device: torch.device) -> "MixedLabels":
         """Move all to a device."""
-        return MixedLabels(self.first.to(device), self.second.to(device), self.share.to(device))
+        return self.each(lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,13 @@ class PseudoLabels:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "PseudoLabels":
+        """Change both tensors."""
+        return PseudoLabels(change(self.labels), change(self.weights))
+
     def to(self, device: torch.device) -> "PseudoLabels":
         """Move both to a device."""
-        return PseudoLabels(self.labels.to(device), self.weights.to(device))
+        return self.each(lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True)
