@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from laboratory import MODELS, RECIPE, ROWS, Lab, draw_samples, write_samples
 from nursery import Nursery
+
+# An example may take as long as it takes: the machine is shared, and no test is timed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

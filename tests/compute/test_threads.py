@@ -10,7 +10,7 @@ from pipeline.compute import map_threads
 from pipeline.errors import SampleError
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 70), st.integers(1, 4), st.integers(1, 5))
 def test_answers_come_in_order_whatever_the_workers(
     count: int, workers: int, together: int

@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
 
 
 @backends
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(order=st.permutations(range(3)))
 def test_any_order_of_parts_gives_the_same_bytes(
     backend: str,

@@ -24,7 +24,7 @@ kinds = pytest.mark.parametrize(("backend", "compression"), contract.KINDS)
 
 
 @kinds
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(draws=st.data())
 def test_what_is_written_is_read(backend: str, compression: str, draws: st.DataObject) -> None:
     plan = draws.draw(contract.plans(backend, compression))

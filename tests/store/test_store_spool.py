@@ -55,7 +55,7 @@ def fetch(spool: Spool, far: Far, digests: dict[str, str], name: str) -> Path | 
     return spool.find(digests[name]) or spool.make(far, name, digests[name], size_bytes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.randoms())
 def test_copies_never_take_more_than_is_allowed(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], random: object

@@ -64,7 +64,7 @@ def slow_top_p(row: list[float], p: float, k_max: int, k_min: int) -> list[int]:
     return order[:count]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.floats(0.05, 0.99), st.integers(1, 20), st.integers(1, 4))
 def test_top_p_is_the_smallest_set_that_reaches_p(
     seed: int, p: float, k_max: int, k_min: int
@@ -186,7 +186,7 @@ def test_large_vocabularies_come_back(class_count: int, kind: str) -> None:
     assert decode(spec, arrays).top_classes().tolist() == [class_count - 1] * 3
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.floats(0.01, 30), st.integers(0, 20))
 def test_a_tail_of_16_bits_knows_its_mass_to_a_thousandth(seed: int, scale: float, k: int) -> None:
     logits = draw_logits(4, seed, scale)
