@@ -205,7 +205,7 @@ def _train(setup: Setup, schedule: Schedule, quiet: bool) -> dict[str, Any]:
         weight_decay=training.weight_decay,
         momentum=training.momentum,
     )
-    network, optimizer = accelerator.prepare(setup.network, optimizer)
+    network = accelerator.prepare(setup.network)
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
     start = _resume(setup, optimizer, quiet)
     if setup.ranks.size > 1:

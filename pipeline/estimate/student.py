@@ -95,7 +95,7 @@ def _step(setup: Setup) -> list[float]:
         weight_decay=training.weight_decay,
         momentum=training.momentum,
     )
-    network, optimizer = accelerator.prepare(setup.network, optimizer)
+    network = accelerator.prepare(setup.network)
     losses = weigh([loss.model_dump() for loss in setup.recipe.losses])
     schedule = Schedule(
         steps=TIMED_STEPS + 1,

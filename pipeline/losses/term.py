@@ -6,7 +6,6 @@ of it is one node of autograd's graph.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -102,16 +101,15 @@ FewRule = Callable[[NDArray[np.float32]], Few | None]
 FewRuleAt = Callable[[NDArray[np.int64], NDArray[np.float32]], Few | None]
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """A loss over P positions: what `rule` says of some of them is summed, and multiplied by
     `factor`. Rules that `overwrite` make a copy of logits that others need. The rule may know more
-    positions than these: then `index` says which of them they are.
+    positions than these: then `which` says which of them they are.
 
     `few` is the rule for few classes in host memory, if there is one; `few_at` makes it for some of
     more positions, where it is worth being prepared for.
 
-    Shapes: index (P,).
+    Shapes: which (P,).
     """
 
     rule: Rule
@@ -119,7 +117,7 @@ class Term:
     positions: int
     temperature: float = 1.0
     overwrites: bool = False
-    index: Tensor | None = None
+    which: Tensor | None = None
     few: FewRule | None = None
     few_at: FewRuleAt | None = None
 
@@ -136,7 +134,7 @@ class Term:
         Shapes: logits (p, C), largest (p, 1).
         """
         wide = at_least_float32(logits)
-        at = places if self.index is None else cut(self.index, places)
+        at = places if self.which is None else cut(self.which, places)
         return self.rule(Block(wide, at, spare or wide is not logits, largest))
 
     @property
@@ -148,10 +146,9 @@ class Term:
         """Give the loss of some positions, averaged over `count`; of them all the factor is that of
         one. Shapes: index (p,).
         """
-        assert self.index is None
+        assert self.which is None
         factor = self.factor * share(count)
         few = self.few_at and partial(self.few_at, index.numpy())
-        # dataclasses.replace takes longer than all else that is done here.
         return Term(self.rule, factor, len(index), self.temperature, self.overwrites, index, few)
 
 

@@ -151,7 +151,12 @@ class Batch:
             repeat(None) if pseudo is None else map(pseudo.each, changes),
             strict=False,
         )
-        return [Batch(*each) for each in columns]
+        batches = [Batch(*each) for each in columns]
+        known = self.labels_to_match
+        if known.low >= 0:  # for what is unlabelled other losses are used, and only where it lies
+            for batch in batches:
+                batch._bounds["labels"] = known.low, known.high
+        return batches
 
     def _each(self, change: Change) -> "Batch":
         labels, pseudo = self.labels, self.pseudo_labels

@@ -35,9 +35,11 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns, and from what; network and optimizer are already the accelerator's.
+    """What learns, and from what; the network is already the accelerator's.
 
-    `taps` says by the names of losses of features where they read the student.
+    The optimizer is torch's own: what accelerate makes of one looks for other libraries in every
+    step, which takes longer than a small student's step of the optimizer. `taps` says by the names
+    of losses of features where they read the student.
     """
 
     accelerator: Accelerator
@@ -117,7 +119,8 @@ def train(
                 )
                 for group in learner.optimizer.param_groups:
                     group["lr"] = schedule.learning_rate * factor
-                learner.network.train()
+                if not learner.network.training:  # a look at every module
+                    learner.network.train()
                 epoch = stream.epoch
                 values = _step(phase.learner, next(groups), step + 1, schedule=schedule)
                 progress = replace(progress, step=step + 1, stream=stream.state_dict())

@@ -6,7 +6,7 @@ Knows a batch, an output and weighted losses; neither steps nor optimisers.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,8 +48,7 @@ class WeightedLoss:
 Asked = tuple[WeightedLoss, Any, float]
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """A loss as people are told of it, or a part of it: a number that a device may have yet to
     compute, without a graph, times a factor. Shapes: number ().
     """

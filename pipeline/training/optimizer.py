@@ -13,13 +13,15 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Group = dict[str, Any]
 
-OPTIMIZERS: dict[str, Callable[[list[Group], float, float], Optimizer]] = {
-    "adamw": lambda groups, learning_rate, _: AdamW(groups, lr=learning_rate),
-    "adam": lambda groups, learning_rate, _: Adam(groups, lr=learning_rate),
-    "sgd": lambda groups, learning_rate, momentum: SGD(
+# Told are the learning rate, the momentum, and whether one kernel may do a tensor's whole step.
+OPTIMIZERS: dict[str, Callable[[list[Group], float, float, bool], Optimizer]] = {
+    "adamw": lambda groups, learning_rate, _, fused: AdamW(groups, lr=learning_rate, fused=fused),
+    "adam": lambda groups, learning_rate, _, fused: Adam(groups, lr=learning_rate, fused=fused),
+    "sgd": lambda groups, learning_rate, momentum, _: SGD(  # may be given sparse gradients
         groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     ),
 }
+FUSED_ON = {"cpu", "cuda"}
 
 
 def make_optimizer(
@@ -40,7 +42,13 @@ def make_optimizer(
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
-    return OPTIMIZERS[kind](filled, learning_rate, momentum)
+    return OPTIMIZERS[kind](filled, learning_rate, momentum, all(map(_may_be_fused, trained)))
+
+
+def _may_be_fused(parameter: nn.Parameter) -> bool:
+    """Refuse what lies in memory with gaps: torch 2.13's kernel changes other numbers than its."""
+    is_known = parameter.device.type in FUSED_ON and parameter.is_floating_point()
+    return is_known and parameter.is_contiguous()
 
 
 def constant(step: int, steps: int, warmup_steps: int) -> float:

@@ -4,7 +4,7 @@ Knows neither losses nor batches.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from pipeline.compute import Ranks
 from pipeline.training.together import trained
 
 
-@dataclass(frozen=True)
-class Root:
+class Root(NamedTuple):
     """A number and how much it weighs, or a tensor and the derivative of a loss by it.
 
     Shapes: value (), or (...) as its gradient.

@@ -191,7 +191,7 @@ def _trainee(
     optimizer = make_optimizer(
         "adamw", network.parameters(), learning_rate=LEARNING_RATE, weight_decay=0.01
     )
-    network, optimizer = accelerator.prepare(network, optimizer)
+    network = accelerator.prepare(network)
     chosen = weigh(losses if from_cache else HARD)
     return Trainee(Learner(accelerator, network, optimizer, chosen), stream)
 

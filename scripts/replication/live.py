@@ -118,7 +118,7 @@ def _learner(recipe: Recipe, network: Network, device: torch.device) -> Learner:
         weight_decay=training.weight_decay,
         momentum=training.momentum,
     )
-    network, optimizer = accelerator.prepare(network, optimizer)
+    network = accelerator.prepare(network)
     losses = weigh([loss.model_dump() for loss in recipe.losses])
     return Learner(accelerator, network, optimizer, losses)
 

@@ -104,7 +104,7 @@ def test_accelerator_trains_in_each_precision_and_says_nothing(
     monkeypatch.chdir(tmp_path)
     accelerator = make_accelerator(precision, device=CPU)
     network = torch.nn.Linear(3, 2)
-    model, optimizer = accelerator.prepare(network, torch.optim.SGD(network.parameters(), lr=0.1))
+    model, optimizer = accelerator.prepare(network), torch.optim.SGD(network.parameters(), lr=0.1)
     with accelerator.autocast():
         hidden = torch.nn.functional.linear(torch.ones(1, 3), network.weight)
     accelerator.backward(model(torch.ones(1, 3)).square().sum())

@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -33,6 +34,50 @@ def test_one_step_goes_downhill(kind: str) -> None:
     before.backward()
     optimizer.step()
     assert model(inputs).square().mean() < before
+
+
+def take_steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter, steps: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (weight * torch.randn(weight.shape, generator=generator)).sum()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("lies", ["whole", "with gaps", "transposed"])
+def test_one_kernel_or_several_take_the_same_steps(kind: str, lies: str) -> None:
+    def make_weight() -> nn.Parameter:
+        values = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+        cut = {"whole": values, "with gaps": values[:, ::2], "transposed": values.t()}
+        return nn.Parameter(cut[lies])
+
+    plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}.get(kind)
+    own, other = make_weight(), make_weight()
+    ours = make_optimizer(kind, [own], learning_rate=0.1, weight_decay=0.5)
+    theirs = (
+        plain([other], lr=0.1, weight_decay=0.5, fused=False)
+        if plain
+        else torch.optim.SGD([other], lr=0.1, weight_decay=0.5, momentum=0.9, nesterov=True)
+    )
+    take_steps(ours, own, 5)
+    take_steps(theirs, other, 5)
+    assert bool(ours.param_groups[0].get("fused")) is (lies == "whole" and kind != "sgd")
+    torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_state_of_a_plain_optimiser_is_gone_on_with_as_it_began() -> None:
+    begun, going = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    plain = torch.optim.AdamW([begun], lr=0.1, weight_decay=0.5)
+    take_steps(plain, begun, 3)
+    with torch.no_grad():
+        going.copy_(begun)
+    ours = make_optimizer("adamw", [going], learning_rate=0.1, weight_decay=0.5)
+    ours.load_state_dict(deepcopy(plain.state_dict()))
+    for optimizer, weight in ((plain, begun), (ours, going)):
+        take_steps(optimizer, weight, 3)
+    assert torch.equal(begun, going)
 
 
 def test_frozen_parameters_are_left_out() -> None:

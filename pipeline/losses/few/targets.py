@@ -1,11 +1,12 @@
 """KL(teacher || student) of few classes, in numpy: of all of them, or of those that were kept and
 the others as one more.
 
-The teacher's side of a whole window is made once, as a table of which each batch takes its rows.
+The teacher's side of a whole window is made once, as tables of which each batch takes its rows.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,20 +14,44 @@ from numpy.typing import NDArray
 
 from pipeline.targets import FEW_CLASSES, Mixture, Targets, log_tail_sum
 
-# A table of more bytes is more than it saves.
+Array = NDArray[np.float32]
+# Tables of more bytes are more than they save.
 TABLE_BYTES = 2**25
+
+
+class _Kept(NamedTuple):
+    """The teacher's probabilities and their logarithms, both 0 where a class was left out.
+
+    Shapes: (P, C) each.
+    """
+
+    taught: Array
+    log_taught: Array
+
+
+class _Tail(NamedTuple):
+    """Those of all that was left out, and a 1 for each class that was.
+
+    Shapes: taught and log_taught (P,), others (P, C).
+    """
+
+    taught: Array
+    log_taught: Array
+    others: Array
 
 
 @dataclass(frozen=True)
 class FewTargets:
-    """Targets that are compared at a temperature; a rule for some of their positions."""
+    """Targets that are compared at a temperature; a rule for some of their positions.
+
+    Each array of what is compared lies by itself: rows of one for all would be strided, and numpy
+    takes longer to begin with those than with all else.
+    """
 
     targets: Targets
     temperature: float
 
-    def __call__(
-        self, at: NDArray[np.int64], log_probs: NDArray[np.float32]
-    ) -> tuple[float, NDArray[np.float32]] | None:
+    def __call__(self, at: NDArray[np.int64], log_probs: Array) -> tuple[float, Array] | None:
         """Sum the divergence over the positions `at`, with its derivative by the student's logits
         divided by the temperature; None if the student has other classes.
 
@@ -36,69 +61,62 @@ class FewTargets:
         """
         if log_probs.shape[1] != self.targets.class_count:
             return None
-        rows = self._table.take(at, 0)
-        width = self.targets.class_count + self.targets.has_tail
-        taught, log_taught = rows[:, :width], rows[:, width : 2 * width]
-        if self.targets.has_tail:
-            asked, gradient = self._ask_with_tail(log_probs, taught, rows[:, 2 * width :])
-        else:
-            asked = log_probs * (1 / self.temperature)
-            gradient = np.exp(asked)
-            sums = np.add.reduce(gradient, axis=1, keepdims=True)
-            gradient /= sums
-            asked -= np.log(sums)
-        gradient -= taught[:, : self.targets.class_count]
-        apart = np.subtract(log_taught, asked, out=asked)
+        (kept, left_out), value = self._tables, 0.0
+        taught, apart = kept.taught.take(at, 0), kept.log_taught.take(at, 0)
+        asked = log_probs * (1 / self.temperature)
+        gradient = np.exp(asked)
+        sums = np.add.reduce(gradient, axis=1)
+        log_sums = np.log(sums)
+        shared = None
+        if left_out:
+            value, shared = _compare_tail(left_out, at, gradient, log_sums)
+        gradient /= sums[:, None]
+        gradient -= taught
+        if shared is not None:
+            gradient -= shared
+        asked -= log_sums[:, None]
+        apart -= asked
         apart *= taught
-        return float(np.add.reduce(apart, axis=None)), gradient
-
-    def _ask_with_tail(
-        self,
-        log_probs: NDArray[np.float32],
-        taught: NDArray[np.float32],
-        others: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Give the student's log-probabilities with the tail's as one more, and its probabilities,
-        of what was left out less the teacher's tail, which it shares as it does its own.
-
-        Shapes: log_probs and others (p, C), taught (p, C + 1); returns (p, C + 1) and (p, C).
-        """
-        asked = np.empty(taught.shape, np.float32)
-        exps = np.exp(np.multiply(log_probs, 1 / self.temperature, out=asked[:, :-1]))
-        sums = np.add.reduce(exps, axis=1, keepdims=True)
-        # Of the tail by itself, for 1 minus the kept mass is rounded.
-        rest = exps * others
-        tail = np.add.reduce(rest, axis=1, keepdims=True)
-        np.log(tail, out=asked[:, -1:])
-        asked -= np.log(sums)
-        exps /= sums
-        rest *= taught[:, -1:] / tail
-        exps -= rest
-        return asked, exps
+        return value + float(np.add.reduce(apart, axis=None)), gradient
 
     @cached_property
-    def _table(self) -> NDArray[np.float32]:
-        """Put side by side the teacher's probabilities, the tail's as one more, their logarithms,
-        and which classes were left out; 0 where a class has none of these.
-
-        Shapes: returns (P, 3 C + 2), or (P, 2 C) where every class was kept.
-        """
-        targets, c = self.targets, self.targets.class_count
+    def _tables(self) -> tuple[_Kept, _Tail | None]:
+        """Make the teacher's side of all positions."""
+        targets = self.targets
         softened = targets.logits / self.temperature
         if targets.has_tail:
             log_tail = log_tail_sum(targets, self.temperature)[:, None]
             softened = torch.cat([softened, log_tail], 1)
         log_probs = softened.log_softmax(1)
         if targets.classes is None:
-            return torch.cat([log_probs.exp(), log_probs], 1).numpy()
-        places, width = targets.classes, c + targets.has_tail
-        table = log_probs.new_zeros(len(targets), 2 * width + c * targets.has_tail)
-        if targets.has_tail:
-            table[:, 2 * width :] = 1
-            table.scatter_(1, places + 2 * width, 0)
-            places = torch.cat([places, places.new_full((len(places), 1), c)], 1)
-        table.scatter_(1, places, log_probs.exp()).scatter_(1, places + width, log_probs)
-        return table.numpy()
+            return _Kept(log_probs.exp().numpy(), log_probs.numpy()), None
+        own, places = log_probs[:, : targets.logits.shape[1]], targets.classes
+        none = log_probs.new_zeros(len(targets), targets.class_count)
+        kept = _Kept(*(none.scatter(1, places, each).numpy() for each in (own.exp(), own)))
+        if not targets.has_tail:
+            return kept, None
+        of_tail = log_probs[:, -1].contiguous()
+        others = torch.ones_like(none).scatter_(1, places, 0)
+        return kept, _Tail(of_tail.exp().numpy(), of_tail.numpy(), others.numpy())
+
+
+def _compare_tail(
+    tail: _Tail, at: NDArray[np.int64], exps: Array, log_sums: Array
+) -> tuple[float, Array]:
+    """Sum what the tails are apart, with the teacher's tail as the student shares out its own.
+
+    Shapes: at and log_sums (p,), exps (p, C); returns (p, C).
+    """
+    rest, taught, apart = tail.others.take(at, 0), tail.taught.take(at), tail.log_taught.take(at)
+    rest *= exps
+    # Of the tail by itself, for 1 minus the kept mass is rounded.
+    masses = np.add.reduce(rest, axis=1)
+    apart -= np.log(masses)
+    apart += log_sums
+    apart *= taught
+    taught /= masses
+    rest *= taught[:, None]
+    return float(np.add.reduce(apart)), rest
 
 
 def few_targets(targets: Targets | Mixture, temperature: float, tail: str) -> FewTargets | None:
