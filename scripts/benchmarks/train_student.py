@@ -37,7 +37,7 @@ WINDOW_PARTS = 2
 # Of a round, which is an epoch: five steps each.
 TURNS = 32
 # Widths; the notes below the table say how long a step takes.
-STUDENT, SMALL, TINY = 48, 32, 16
+STUDENT, SMALL, TINY = 48, 32, 20
 LEARNING_RATE = 1e-4
 
 LZ4 = "cache.compression='lz4'"

@@ -118,6 +118,30 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(labelled: int) -> 
     assert torch.allclose(weights(one), weights(many), atol=1e-6)
 
 
+@pytest.mark.parametrize("restores", [True, False], ids=["put back", "left as it was judged"])
+def test_every_step_is_taken_in_training_mode(restores: bool) -> None:
+    learned, seen = learner(weigh([HARD])), list[bool]()
+    learned.network.eval()  # as whoever opened it may have left it
+    inner = next(learned.network.model.modules())
+    inner.register_forward_hook(lambda module, inputs, answer: seen.append(module.training))
+    diary = Diary()
+
+    def evaluate() -> Metrics:
+        learned.network.eval()
+        if restores:
+            learned.network.train()
+        return {"score": 0.0}
+
+    train(
+        learned,
+        Stream(separable(20), batch_size=5),
+        schedule=replace(ONCE, evaluate_every=1),
+        start=Progress(),
+        observers=replace(diary.observers(), evaluate=evaluate),
+    )
+    assert seen == [True] * 4
+
+
 def test_a_step_never_spans_two_epochs() -> None:
     diary = Diary()
     schedule = replace(ONCE, steps=4, accumulate=2, checkpoint_every=1)
