@@ -9,8 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accepted, cache_teacher, measure, plot, size, train_student
+from benchmarks import (
+    accepted,
+    cache_teacher,
+    command,
+    measure,
+    plot,
+    size,
+    startup,
+    train_student,
+)
 from benchmarks.measure import Figure, Options, interleave, ratios, report
+from pipeline.errors import SampleError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "bench"
 QUICK = Options(rounds=1, quick=True, threads=1)
@@ -24,8 +34,8 @@ def own_threads() -> Iterator[None]:
 
 
 def bench(*words: str) -> str:
-    command = [sys.executable, str(SCRIPT), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    line = [sys.executable, str(SCRIPT), *words]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
 
 
 def rows_of(table: str) -> list[list[str]]:
@@ -68,6 +78,56 @@ def test_the_table_shows_median_range_bar_and_command() -> None:
     )
 
 
+def test_a_missed_bar_is_marked_and_where_there_is_none_nothing_is() -> None:
+    figures = [
+        Figure("at it", [1.05], "x", 1.05, "scripts/bench reading"),
+        Figure("above it", [1.0, 1.06, 1.2], "x", 1.05, "scripts/bench reading"),
+        Figure("free", [9.0], "x", None, "scripts/bench reading"),
+    ]
+    table = report([each.as_json() for each in figures], {})
+    bars = [cells[2] for cells in rows_of(table)[2:]]
+    assert bars == ["<= 1.05 x", "<= 1.05 x, **missed**", "-"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "status"),
+    [(1.0, [], 0), (2.0, [], 1), (2.0, ["--quick"], 0)],
+    ids=["met", "missed", "missed, and tiny"],
+)
+def test_the_exit_status_says_whether_a_bar_is_missed(
+    value: float, words: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Figure("reading", [value], "x", 1.5, "scripts/bench startup")]
+    monkeypatch.setattr(startup, "run", lambda options: found)
+    with pytest.raises(SystemExit) as left:
+        command.main(["startup", *words])
+    assert left.value.code == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (SampleError("data.train: is empty"), 2, "bench: data.train: is empty\n"),
+        (KeyboardInterrupt(), 130, "bench: interrupted\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: BaseException,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(options: Options) -> list[Figure]:
+        raise error
+
+    monkeypatch.setattr(startup, "run", fail)
+    with pytest.raises(SystemExit) as left:
+        command.main(["startup"])
+    assert left.value.code == status
+    assert capsys.readouterr().err == said
+
+
 def test_the_environment_names_machine_threads_and_software() -> None:
     about = measure.environment(2)
     assert list(about) == ["CPU", "torch threads", "load", "Python", *measure.SOFTWARE]
@@ -88,7 +148,8 @@ def test_every_student_is_measured_against_its_hard_labels() -> None:
     variants = [*train_student.VARIANTS, *train_student.TEXT_VARIANTS]
     assert len(figures) == 2 * len(variants)
     steps, waiting = figures[::2], figures[1::2]
-    assert {(each.bar, each.unit, len(each.values)) for each in steps} == {(1.05, "x", 1)}
+    assert [each.bar for each in steps] == [1.05] * (len(variants) - 1) + [None]
+    assert {(each.unit, len(each.values)) for each in steps} == {("x", 1)}
     assert all(each.what.endswith(name) for each, name in zip(steps, variants, strict=True))
     assert all("ms" in each.note for each in steps)
     assert {(each.bar, len(each.values)) for each in waiting} == {(0.01, 1)}
@@ -100,6 +161,7 @@ def test_a_plot_is_drawn_of_ratios_and_of_bytes(tmp_path: Path) -> None:
     details = {"bytes": 24, "temperature": 1.0, "ours": 0.3, "others": 1.4}
     figures = [
         Figure("reading", [1.03, 1.2], "x", 1.05, "scripts/bench reading"),
+        Figure("free", [9.0], "x", None, "scripts/bench reading"),
         Figure("KL", [0.2], "x", 0.5, "scripts/bench size", "", details),
     ]
     for kept in (figures, figures[:1], figures[1:]):

@@ -1,5 +1,8 @@
 """The command line of `scripts/bench`: one subject in this process, or all, each in one of its own.
 
+Exit status: 0 every bar is met, 1 one is missed, 2 something the user can mend, 130 interrupted. A
+tiny run says nothing of bars.
+
 A subject's module is imported when it is measured: the memory of others must be measured from a
 small process.
 """
@@ -17,6 +20,7 @@ from typing import Any
 
 from benchmarks import accepted, plot
 from benchmarks.measure import Options, environment, report, say
+from pipeline.errors import PipelineError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench"
 SUBJECTS = (
@@ -24,18 +28,31 @@ SUBJECTS = (
     *("stream", "write", "size", "manifest", "objects", "scheduling", "scaling", "startup"),
 )
 
+MISSED, MENDABLE, INTERRUPTED = 1, 2, 130
+
 Figures = list[dict[str, Any]]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and keep the values if asked to."""
+    """Measure, print the table, keep the values if asked to, and leave with the exit status."""
     arguments = _parser().parse_args(words)
+    try:
+        sys.exit(_run(arguments))
+    except PipelineError as error:
+        say(f"bench: {error}")
+        sys.exit(MENDABLE)
+    except KeyboardInterrupt:
+        say("bench: interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     options = Options(arguments.rounds, arguments.quick, arguments.threads)
     about = environment(options.threads)
     if arguments.plot:
         plot.need_plots()
     if arguments.subject == "short":
-        sys.exit(_short(options, is_accepted=arguments.accept))
+        return _short(options, is_accepted=arguments.accept)
     figures = (
         _measure_all(options, SUBJECTS)
         if arguments.subject == "all"
@@ -47,6 +64,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.plot:
         plot.draw(Path(arguments.plot), figures)
     print(report(figures, about))
+    is_missed = any(each["missed"] for each in figures) and not options.quick
+    return MISSED if is_missed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +113,8 @@ def _measure_all(options: Options, subjects: Sequence[str]) -> Figures:
         for subject in subjects:
             kept = Path(folder, f"{subject}.json")
             command = [sys.executable, str(SCRIPT), subject, *words, "--json", str(kept)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            status = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+            if status not in (0, MISSED):  # which has said why
+                sys.exit(status)
             figures += json.loads(kept.read_text(encoding="utf-8"))["figures"]
     return figures

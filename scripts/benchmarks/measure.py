@@ -32,14 +32,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured thing: its values, one a round, the bar it must stay below, what to add, and
-    what a plot needs beside it.
+    """One measured thing: its values, one a round, the bar that their median must stay below, if
+    there is one, what to add, and what a plot needs beside it.
     """
 
     what: str
     values: list[float]
     unit: str
-    bar: float
+    bar: float | None
     command: str
     note: str = ""
     details: Mapping[str, float] = field(default_factory=dict)
@@ -48,10 +48,15 @@ class Figure:
     def median(self) -> float:
         return median(self.values)
 
+    @property
+    def is_missed(self) -> bool:
+        return self.bar is not None and self.median > self.bar
+
     def as_json(self) -> dict[str, Any]:
         """Give everything a machine may want to compare."""
         low, high = min(self.values), max(self.values)
-        return {**asdict(self), "median": self.median, "low": low, "high": high}
+        told = {"median": self.median, "low": low, "high": high, "missed": self.is_missed}
+        return {**asdict(self), **told}
 
 
 def interleave(
@@ -96,7 +101,8 @@ def report(figures: Sequence[Mapping[str, Any]], about: Mapping[str, str]) -> st
     lines = ["| what | figure: median (min-max) | bar | command |", "|---|---|---|---|"]
     for each in figures:
         values = f"{each['median']:.3f} ({each['low']:.3f}-{each['high']:.3f}) {each['unit']}"
-        bar = f"<= {each['bar']:g} {each['unit']}"
+        bar = "-" if each["bar"] is None else f"<= {each['bar']:g} {each['unit']}"
+        bar += ", **missed**" if each["missed"] else ""
         lines.append(f"| {each['what']} | {values} | {bar} | `{each['command']}` |")
     lines += ["", ", ".join(f"{name} {value}" for name, value in about.items()) + "."]
     notes = dict.fromkeys(f"- {each['what']}: {each['note']}" for each in figures if each["note"])

@@ -25,7 +25,7 @@ def draw(path: Path, figures: Figures) -> None:
     from matplotlib import pyplot
 
     curve = [each for each in figures if "bytes" in each["details"]]
-    shares = [each for each in figures if "bytes" not in each["details"]]
+    shares = [each for each in figures if each not in curve and each["bar"] is not None]
     heights = [0.28 * len(shares) + 1.2] if shares else []
     heights += [5.0] if curve else []
     made, axes = pyplot.subplots(

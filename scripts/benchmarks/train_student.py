@@ -31,6 +31,8 @@ from pipeline.training.optimizer import make_optimizer
 
 COMMAND = "scripts/bench train-student"
 BAR, WAITING_BAR = 1.05, 0.01
+# Of a tail's shape over all classes, which no student on hard labels has to look at.
+LOW_RANK = "the same, low-rank tail"
 ROWS, QUICK_ROWS = 20_480, 300
 TEXT_ROWS, QUICK_TEXT_ROWS = 640, 16
 WINDOW_PARTS = 2
@@ -58,7 +60,7 @@ VARIANTS: dict[str, tuple[list[str], int]] = {
 # Of a language model with as many classes as words.
 TEXT_VARIANTS = {
     "language student, top-32 with tail": [],
-    "the same, low-rank tail": ["targets.tail={kind='low_rank', rank=16}"],
+    LOW_RANK: ["targets.tail={kind='low_rank', rank=16}"],
 }
 HARD = [{"kind": "hard_labels", "weight": 1.0}]
 SILENT = Observers(
@@ -162,7 +164,9 @@ def measure(
     ]
     what = f"train-student step / hard-label step: {name}"
     return [
-        Figure(what, ratios_of_rounds(rounds), "x", BAR, command, note),
+        Figure(
+            what, ratios_of_rounds(rounds), "x", None if name == LOW_RANK else BAR, command, note
+        ),
         Figure(f"the same, waiting for batches: {name}", shares, "of all", WAITING_BAR, command),
     ]
 
