@@ -10,7 +10,7 @@ from laboratory import Lab, run_cli
 from test_docs import ROOT, blocks
 from torch.utils.data import DataLoader
 
-from pipeline import hard_labels
+from pipeline import Stream, hard_labels, open_cache, soft_targets
 
 pytestmark = [
     # Lightning asks torch in a way that torch gives up.
@@ -216,16 +216,15 @@ ON_IMAGES = pytest.mark.parametrize("setting", ["images"], indirect=True)
 STOPS = pytest.mark.parametrize("step", [6, 8])
 
 
-def run_edited(name: str, setting: str, edits: dict[str, str]) -> list[float]:
-    """Run a loop with some of its text replaced; gives its losses."""
+def run_edited(name: str, setting: str, edits: dict[str, str]) -> dict[str, Any]:
+    """Run a loop with some of its text replaced."""
     text = EXAMPLES[name]
     for old, new in edits.items():
         assert old in text
         text = text.replace(old, new)
     there = open_parts(setting)
     exec(compile(text, f"{PAGE}, {name}, edited", "exec"), there)
-    seen: list[float] = there["seen"]
-    return seen
+    return there
 
 
 @ON_IMAGES
@@ -238,8 +237,8 @@ def test_trainer_goes_on_from_a_checkpoint(
     resuming = {
         ".train()": f".train(resume_from_checkpoint={str(tmp_path / f'checkpoint-{step}')!r})"
     }
-    before = run_edited("Trainer", setting, place | saving)
-    after = run_edited("Trainer", setting, place | resuming)
+    before = run_edited("Trainer", setting, place | saving)["seen"]
+    after = run_edited("Trainer", setting, place | resuming)["seen"]
     assert before == pytest.approx(stage_losses[:9], rel=TOLERANCE, abs=0)
     assert after == pytest.approx(stage_losses[step:], rel=TOLERANCE, abs=0)
 
@@ -255,7 +254,7 @@ def test_trainer_resumes_in_the_wrong_epoch_if_it_is_not_told(
         ".train()": f".train(resume_from_checkpoint={str(tmp_path / 'checkpoint-6')!r})",
         ", callbacks=[SetEpoch()]": "",
     }
-    after = run_edited("Trainer", setting, place | resuming)
+    after = run_edited("Trainer", setting, place | resuming)["seen"]
     assert after[0] != pytest.approx(stage_losses[6], rel=1e-2, abs=0)
 
 
@@ -272,10 +271,86 @@ def test_lightning_goes_on_from_a_checkpoint(
         "max_epochs=20": f"max_epochs=20, callbacks=[{saves}]",
         "stream)": f"stream, ckpt_path={str(tmp_path / f'step={step}.ckpt')!r})",
     }
-    before = run_edited("Lightning", setting, saving)
-    after = run_edited("Lightning", setting, resuming)
+    before = run_edited("Lightning", setting, saving)["seen"]
+    after = run_edited("Lightning", setting, resuming)["seen"]
     assert before == pytest.approx(stage_losses[:9], rel=TOLERANCE, abs=0)
     assert after == pytest.approx(stage_losses[step:], rel=TOLERANCE, abs=0)
+
+
+def weights_of(student: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([each.detach().flatten() for each in student.parameters()])
+
+
+# Of four batches, the last of them short, in steps of three: by what those of the second, of which
+# there is one, are divided.
+@ON_IMAGES
+@pytest.mark.parametrize(
+    ("name", "edits", "divisor"),
+    [
+        (
+            "Trainer",
+            {
+                "num_train_epochs=20": "num_train_epochs=1, gradient_accumulation_steps=3",
+                '"learning_rate": 5e-3': '"learning_rate": 0.5, "optim": "sgd"',
+            },
+            1,
+        ),
+        (
+            "Lightning",
+            {
+                "max_epochs=20": "max_epochs=1, accumulate_grad_batches=3",
+                "AdamW(self.parameters(), lr=5e-3, weight_decay=0.0, fused=True)": (
+                    "SGD(self.parameters(), lr=0.5)"
+                ),
+                "pl.Trainer(": "pl.Trainer(enable_checkpointing=False, ",
+            },
+            3,
+        ),
+    ],
+    ids=["Trainer", "Lightning"],
+)
+def test_others_accumulate_as_the_page_says(
+    name: str,
+    edits: dict[str, str],
+    divisor: int,
+    setting: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    theirs = run_edited(name, setting, edits)["student"]
+    ours = open_parts(setting)
+    optimizer = torch.optim.SGD(ours["student"].parameters(), lr=0.5)
+    batches = list(ours["stream"])
+    assert [batch.row_count for batch in batches] == [32, 32, 32, 4]
+    for group, size in ((batches[:3], 3), (batches[3:], divisor)):
+        optimizer.zero_grad()
+        for batch in group:
+            (ours["loss_of"](ours["student"], batch) / size).backward()
+        optimizer.step()
+    torch.testing.assert_close(weights_of(theirs), weights_of(ours["student"]))
+
+
+@ON_IMAGES
+def test_gradients_of_losses_over_a_common_count_add_up_to_those_of_one_batch(
+    setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    there = open_parts(setting)
+    student, batches = there["student"], list(there["stream"])
+    stream = Stream(there["samples"], open_cache("caches/digits"), batch_size=100, seed=0)
+    (whole,) = stream
+
+    def gradient(parts: list[Any], count: int) -> torch.Tensor:
+        student.zero_grad()
+        for part in parts:
+            logits = student(part.inputs / 255)
+            soft = soft_targets(logits, part.targets, temperature=4.0, count=count)
+            hard = hard_labels(logits, part.labels, count=count)
+            torch.autograd.backward(soft + hard)
+        return torch.cat([each.grad.flatten() for each in student.parameters()])
+
+    torch.testing.assert_close(gradient(batches, 100), gradient([whole], 100))
 
 
 def test_workers_change_no_loss(
