@@ -19,6 +19,7 @@ from pipeline.targets import (
     PROBED,
     Targets,
     leave_out,
+    log_sums_of,
     log_tail_sum,
     low_rank_probs,
     make_exps,
@@ -212,19 +213,19 @@ def compare_shape(targets: Targets, temperature: float) -> Rule:
         assert log_tail is not None
         kept, tail = log_kept.exp(), log_tail.exp()
         own, left = _own(block, temperature)
-        most = own.amax(1, keepdim=True) if block.largest is None else block.largest
-        # At most 0, or nearly: sums of differences must not be rounded by what all have in common.
-        own = torch.add(most * (-1 / left), own, alpha=1 / left, out=own)
+        # Near 0: sums of differences must not be rounded by what all have in common.
+        level = own[:, :PROBED].amax(1, keepdim=True)
+        own = torch.add(level * (-1 / left), own, alpha=1 / left, out=own)
         asked = own.gather(1, here)  # (p, K)
         place = taught.logits if taught.logits.dtype == own.dtype else None
         apart = torch.sub(taught.logits, own, out=place).mul_(taught.probs).sum(1)
-        exps = own.exp_()
-        sums = exps.sum(1, keepdim=True)
+        probs = torch.softmax(own, 1, out=place)
         total = kept.sum(1) + tail  # 1, but for rounding
         apart = apart + log_tail - taught.log_sums[:, 0]
-        value = (kept * (log_kept - asked)).sum(1) + tail * apart + total * sums[:, 0].log()
-        exps.addcmul_(taught.probs, tail[:, None] * sums, value=-1)
-        return Answer(value, exps, 1 / sums, here, -kept)
+        value = (kept * (log_kept - asked)).sum(1) + tail * apart
+        value = value + total * log_sums_of(own, probs)[:, 0]
+        gradient = torch.addcmul(probs, taught.probs, tail[:, None], value=-1, out=own)
+        return Answer(value, gradient, None, here, -kept)
 
     return in_blocks(compare)
 

@@ -127,7 +127,7 @@ def rebuild_tail(targets: Targets, temperature: float) -> Shaped:
     else:
         logits = leave_out(_shape(targets, temperature), targets.classes)
     probs = logits.softmax(1)
-    sums = _log_sums(logits, probs)
+    sums = log_sums_of(logits, probs)
     log_tail = log_tail_sum(targets, temperature) if missing is None else sums[:, 0] + missing
     return Shaped(probs, logits, sums, _normalise(targets, temperature, log_tail))
 
@@ -225,7 +225,7 @@ def normalise(
     if temperature != 1 or not overwrite:
         divided = torch.div(logits, temperature, out=logits if overwrite else None)
     probs = divided.softmax(1)
-    return probs, divided.sub_(_log_sums(divided, probs))
+    return probs, divided.sub_(log_sums_of(divided, probs))
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return divided, divided.log_softmax(1)
 
 
-def _log_sums(logits: Tensor, probs: Tensor) -> Tensor:
+def log_sums_of(logits: Tensor, probs: Tensor) -> Tensor:
     """Find the logarithms of what exps were divided by: they follow from any class that is not too
     unlikely, so from the likeliest of a few, or of all, for which all would be passed over twice.
 
