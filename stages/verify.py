@@ -24,8 +24,8 @@ from pipeline.store import (
     read_plan,
 )
 from pipeline.store.records import MANIFEST_FILE, PLAN_FILE, record_path
-from pipeline.stream.cached import ROW
-from pipeline.stream.token_rows import decode_rows
+from pipeline.stream.tokens.cached import ROW
+from pipeline.stream.tokens.rows import decode_rows
 from pipeline.targets import decode_feature
 
 Array = NDArray[Any]

@@ -45,7 +45,7 @@ from pipeline.store import (
     store_part,
 )
 from pipeline.stream import prefetch
-from pipeline.stream.token_rows import check_counts, encode_rows
+from pipeline.stream.tokens.rows import check_counts, encode_rows
 from pipeline.targets import (
     decode,
     kept_mass,

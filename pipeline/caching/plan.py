@@ -39,7 +39,7 @@ from pipeline.recipe.schema import Cache, Teacher
 from pipeline.samples import ContentLog, Samples, Scan, tokens_of, views_of
 from pipeline.samples.text.tokenizer import open_tokenizer
 from pipeline.store import Field, Plan, Where, is_planned, read_plan
-from pipeline.stream.token_rows import token_fields
+from pipeline.stream.tokens.rows import token_fields
 from pipeline.targets import FeatureSpec, TargetSpec, target_fields
 
 SHOWN_NAMES = 5

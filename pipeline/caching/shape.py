@@ -25,7 +25,7 @@ from pipeline.store import (
     read_shared,
     shared_faults,
 )
-from pipeline.stream.token_rows import TOKEN_COUNTS, encode_token_counts
+from pipeline.stream.tokens.rows import TOKEN_COUNTS, encode_token_counts
 from pipeline.targets import Basis, TargetSpec, basis_fields, decode_basis, encode_basis, fit_basis
 
 

@@ -19,8 +19,8 @@ from pipeline.looking.search import absent_parts, find_row, sample_count
 from pipeline.recipe import Recipe
 from pipeline.samples.text.tokens import PADDING, is_predicted, read_text
 from pipeline.store import UNLABELLED, Cache, Where, open_begun
-from pipeline.stream.cached import ROW
-from pipeline.stream.token_rows import decode_rows
+from pipeline.stream.tokens.cached import ROW
+from pipeline.stream.tokens.rows import decode_rows
 from pipeline.targets import (
     Targets,
     soften,

@@ -20,7 +20,7 @@ from pipeline.report.rows import Look, asked_tokens, has_tokens, task_of, token_
 from pipeline.report.shares import class_shares
 from pipeline.samples.text.tokens import PADDING, read_text
 from pipeline.store import UNLABELLED, SampleTable
-from pipeline.stream.cached import ROW
+from pipeline.stream.tokens.cached import ROW
 from pipeline.targets import Targets
 
 MOST_PAIRS, MOST_EXAMPLES = 60, 12

@@ -19,7 +19,7 @@ from pipeline.report.counts import Counts, Frame, count, count_nothing
 from pipeline.report.rows import has_tokens, open_masks, position_labels, task_of
 from pipeline.samples import Views
 from pipeline.store import Cache, SampleTable
-from pipeline.stream.cached import ROW
+from pipeline.stream.tokens.cached import ROW
 from pipeline.targets import Targets, decode
 
 # Classes against each other, and one by one; more are not read by anybody.

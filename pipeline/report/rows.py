@@ -28,8 +28,8 @@ from pipeline.samples.images import encode_png
 from pipeline.samples.text.tokens import is_predicted
 from pipeline.samples.views.masks import Masks
 from pipeline.store import UNLABELLED, Cache, SampleTable
-from pipeline.stream.cached import ROW
-from pipeline.stream.token_rows import decode_rows, decode_token_counts
+from pipeline.stream.tokens.cached import ROW
+from pipeline.stream.tokens.rows import decode_rows, decode_token_counts
 
 Arrays = Mapping[str, NDArray[Any]]
 # A row by its number, its sample's id and digest (16,): as PNG, as text, or None if it is not there

@@ -7,12 +7,12 @@ student, no loss and no training loop; it is a torch IterableDataset that anyone
 
 from pipeline.stream.ahead import prefetch
 from pipeline.stream.batch import Batch
-from pipeline.stream.cached import CachedSamples, open_cached
 from pipeline.stream.order import Order
 from pipeline.stream.several.beside import no_targets
 from pipeline.stream.several.blend import Blend, Blended
 from pipeline.stream.stored import Picked
 from pipeline.stream.stream import Stream
+from pipeline.stream.tokens.cached import CachedSamples, open_cached
 
 __all__ = [
     "Batch",

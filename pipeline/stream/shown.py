@@ -18,7 +18,7 @@ from pipeline.samples import (
     views_of,
 )
 from pipeline.store import Cache, SampleTable
-from pipeline.stream.token_rows import decode_token_counts
+from pipeline.stream.tokens.rows import decode_token_counts
 from pipeline.stream.windows.fetching import Fetcher
 from pipeline.stream.windows.window import Finder
 

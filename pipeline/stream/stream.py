@@ -14,39 +14,34 @@ from operator import attrgetter
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PipelineError
-from pipeline.kept_targets import basis_of, spec_of
 from pipeline.labelling.output.table import PseudoLabelTable
 from pipeline.samples import (
     Locator,
     Samples,
     Views,
     asks_tokens,
-    join_batches,
-    mix_rows,
     row_lengths,
 )
 from pipeline.store import Cache
 from pipeline.stream.ahead import count_at_once, in_bursts, prefetch
-from pipeline.stream.batch import Batch, Fields, Held, as_tensor, concatenate, labels_of
-from pipeline.stream.chosen import LABEL, OF_TABLE, WEIGHT, open_chosen
+from pipeline.stream.batch import Batch, Held
+from pipeline.stream.chosen import open_chosen
+from pipeline.stream.known import open_known
+from pipeline.stream.making import Maker
 from pipeline.stream.order import Order, Piece, Rows, pieces
-from pipeline.stream.several.beside import field_names, find_features, open_beside
 from pipeline.stream.shown import check_cached, check_not_empty, shown_views
 from pipeline.stream.slices import Slices
-from pipeline.stream.stored import Picked, Stored, find_whole
-from pipeline.stream.windows.buffers import Buffers
 from pipeline.stream.windows.fetching import Fetcher
-from pipeline.stream.windows.large import LargeFields, split_large
+from pipeline.stream.windows.large import LargeFields
 from pipeline.stream.windows.loader import Loader, Parts
 from pipeline.stream.windows.near import Near
 from pipeline.stream.windows.places import Places
 from pipeline.stream.windows.size import choose_window_parts
 from pipeline.stream.windows.window import Finder
-from pipeline.targets import PseudoLabels, decode_feature, normalise_weights
+from pipeline.targets import TargetSpec, normalise_weights
 
 # Part size of the order when there is no cache; the default of caches too, so that a baseline
 # without a cache sees its samples in the order of a run with one.
@@ -55,10 +50,6 @@ ROWS_PER_PART = 8192
 # read. On the CPU the student wants every core and the interpreter too: a thread beside it made
 # steps of 8.6 ms take 12.0.
 AHEAD = 2
-# Between the views of two copies of a row in one epoch: more than there are epochs.
-COPY_VIEWS = 2**32
-
-Digests = NDArray[np.uint8]
 # An epoch, the number of a batch in it, and the batch.
 Numbered = tuple[int, int, Batch]
 
@@ -149,61 +140,57 @@ class Stream(IterableDataset[Batch]):
             self._chosen,
             rises_first=cache is not None and cache.is_growing,
         )
-        self.spec = spec_of(cache) if cache else None
-        self._basis = basis_of(cache) if cache else None
         self.caches = (cache, *also) if cache else ()
         self.weights = normalise_weights(weights, len(self.caches)) if cache else ()
-        self._soft, self._statistics = soft, statistics
-        self._choose_fields(features, check=check)
+        self._known = open_known(
+            self.caches,
+            self.weights,
+            features=features,
+            statistics=statistics,
+            is_soft=soft,
+            has_pseudo_labels=pseudo_labels is not None,
+            check=check,
+        )
+        self._large = LargeFields(
+            self._known.large, set(range(self.order.part_count if check else 0))
+        )
         self._loader = self._make_loader(rows, check=check)
+        self._maker = Maker(
+            samples,
+            self.views,
+            self.is_fresh,
+            self._known,
+            self._loader,
+            Places(self.order),
+            Near(samples, world_size, is_shuffled=seed is not None),
+        )
         self._ahead = AHEAD if torch.accelerator.is_available() else 0
-        self._buffers, self._places = Buffers(), Places(self.order)
         # What is still being made is waited for one by one, and mixtures are large.
-        self._comes_singly = self._beside is not None or (cache is not None and cache.is_growing)
+        self._comes_singly = len(self.caches) > 1 or (cache is not None and cache.is_growing)
         self._at_once = 0  # not known before the first batch
-        self._near = Near(samples, world_size, is_shuffled=seed is not None)
         self.epoch, self.batch = 0, 0
         if cache and check and not cache.is_growing:
             check_cached(samples, cache, rows, self._loader.finder, advance)
 
-    def _choose_fields(self, features: Sequence[str], *, check: bool) -> None:
-        """Decide what is read of the cache, and open those of further teachers."""
-        found = find_features(self.caches, features) if self.cache else [{}]
-        self._features = found[0]
-        kept = [each for each in self._statistics if each != OF_TABLE]
-        names = field_names(self.spec, kept) if self.spec and self._soft else []
-        self._target_names = tuple(names)
-        names += [each.name for spec in self._features.values() for each in spec.fields]
-        self._fields, large = split_large(self.cache, names) if self.cache else ([], [])
-        self._large = LargeFields(large, set(range(self.order.part_count if check else 0)))
-        self._beside = None
-        if len(self.caches) > 1:
-            self._beside = open_beside(
-                self.caches,
-                self.weights,
-                statistics=kept if self._soft else None,
-                features=found,
-                check=check,
-            )
-
     def _make_loader(self, rows: int, *, check: bool) -> Loader:
         """Make what reads windows. It does not know this stream, which it would keep alive."""
-        cache, wanted = self.cache, (*self._fields, *self._large.names)
-        names, asked, find = self._target_names, tuple(self._statistics), None
-        # Of one cache, and nothing but what lies there.
-        if self.spec and names and not self._beside and OF_TABLE not in asked:
-            find = partial(find_whole, spec=self.spec, names=names, basis=self._basis, asked=asked)
+        cache, known = self.cache, self._known
         return Loader(
             cache,
             self.order,
             Finder(Locator(self.samples), rows),
-            self._fields,
+            known.small,
             self._large,
             unread=set(range(self.order.part_count)) if check else set(),
-            fetcher=Fetcher(cache, wanted, check) if cache and cache.spool else None,
-            widen=[each.widen for each in (self._chosen, self._beside) if each],
-            find_whole=find,
+            fetcher=Fetcher(cache, known.names, check) if cache and cache.spool else None,
+            widen=[each.widen for each in (self._chosen, known.beside) if each],
+            find_whole=known.find_whole,
         )
+
+    @property
+    def spec(self) -> TargetSpec | None:
+        """What of the teacher's answers the first cache holds; None without one."""
+        return self._known.spec
 
     @property
     def pseudo_classes(self) -> int | None:
@@ -307,11 +294,11 @@ class Stream(IterableDataset[Batch]):
                 yield from made
                 continue
             for piece in these:
-                own = self._take(parts, self._slices.cut(piece), epoch)
+                own = self._maker.take(parts, self._slices.cut(piece), epoch)
                 if len(own.read.names) or (piece.ends_batch and not held):
                     held.append(own)
                 if piece.ends_batch:
-                    batch = self._join(held)
+                    batch = self._maker.join(held)
                     if not self._at_once and self._may_come_together:
                         self._at_once = self._count_at_once(batch)
                     held.clear()
@@ -321,7 +308,7 @@ class Stream(IterableDataset[Batch]):
         """Make whole batches as one, for asking takes longer than copying; none if one fails."""
         own = list(map(self._slices.cut, some))
         try:
-            batch = self._join([self._take(parts, np.concatenate(own), epoch)])
+            batch = self._maker.join([self._maker.take(parts, np.concatenate(own), epoch)])
         except Exception:  # raised again by the piece that it is of, after those before it
             return []
         batches = batch.split(list(map(len, own)))
@@ -336,7 +323,7 @@ class Stream(IterableDataset[Batch]):
         if not self.group_by_length or self.order.seed is None:
             return places
         parts = _in_order(self.order.windows(epoch)[window])
-        indices = self._loader.load(parts).window.indices[self._places.at(parts, places, epoch)]
+        indices = self._maker.indices(parts, places, epoch)
         return self.order.group(
             places,
             row_lengths(self.samples, indices),
@@ -345,54 +332,6 @@ class Stream(IterableDataset[Batch]):
             first=first,
             batch_size=self.batch_size,
         )
-
-    def _take(self, parts: Parts, places: Rows, epoch: int) -> Held:
-        """Copy rows out of a window; nothing else may hold on to it, or two would be in memory."""
-        if not len(places):  # a rank without rows of a batch reads one, to know what rows are like
-            return self._take(parts, np.zeros(1, np.int64), epoch).without_rows()
-        loaded = self._loader.load(parts)
-        window, whole = loaded.window, loaded.whole
-        at = self._places.at(parts, places, epoch)
-        samples = self._near.hold(parts, epoch, window.indices, self._places.of(parts, epoch))
-        read = samples.read(window.indices[at])
-        if self.views.change:
-            # Held-out data is asked the same questions at every evaluation.
-            later = epoch if self.is_fresh else 0
-            numbers = window.views[at] + later
-            if self._chosen and self.is_fresh:
-                numbers += COPY_VIEWS * self._places.copy(parts, places, epoch)
-            shown = self.views.show(read, numbers)
-            find = window.partners(at, later)
-            sizes = window.sizes(at)
-            read = mix_rows(samples, self.views, shown, numbers, part_rows=sizes, find=find)
-        picked = Picked(whole, as_tensor(window.entries_of(at))) if whole else None
-        names = self._target_names if whole else ()
-        return Held(read, window.gather(at, self._buffers.empty, without=names), picked)
-
-    def _join(self, held: list[Held]) -> Batch:
-        read = join_batches([each.read for each in held])
-        labels = labels_of(self.samples, read)
-        stored: Stored | Picked | None = None
-        mixture, features, pseudo = None, dict[str, torch.Tensor](), None
-        fields, picked = concatenate(held)
-        if self._chosen:
-            pseudo = PseudoLabels(as_tensor(fields[LABEL]), as_tensor(fields[WEIGHT]))
-        if self.spec is not None:
-            stored = self._stored(fields, pseudo) if self._soft and picked is None else picked
-            features = {name: decode_feature(spec, fields) for name, spec in self._features.items()}
-        if self._beside:
-            features |= self._beside.decode_features(fields)
-            mixture = self._beside.mix(stored.decode(), fields) if stored else None
-        return Batch(read.names, as_tensor(read.inputs), labels, stored, mixture, features, pseudo)
-
-    def _stored(self, fields: Fields, pseudo: PseudoLabels | None) -> Stored:
-        assert self.spec is not None
-        own = {name: as_tensor(fields[name]) for name in self._target_names}
-        statistics = {}
-        if OF_TABLE in self._statistics:
-            rows = len(next(iter(own.values())))
-            statistics[OF_TABLE] = pseudo.weights if pseudo else torch.ones(rows)
-        return Stored(self.spec, own, self._basis, statistics, tuple(self._statistics))
 
 
 def _in_order(parts: Rows) -> Parts:

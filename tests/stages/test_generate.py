@@ -16,7 +16,7 @@ from test_text import LOW_RANK, MODELS, RECIPE, VERSES
 from pipeline import open_cache
 from pipeline.experiment import open_data
 from pipeline.recipe import load_recipe
-from pipeline.stream.token_rows import decode_rows
+from pipeline.stream.tokens.rows import decode_rows
 
 TABLE = """\
 [generate]

@@ -22,7 +22,7 @@ from pipeline.store import (
     write_plan,
 )
 from pipeline.stream import open_cached
-from pipeline.stream.token_rows import (
+from pipeline.stream.tokens.rows import (
     check_counts,
     count_predicted,
     decode_rows,

@@ -18,7 +18,7 @@ from pipeline.samples import Maskable, SampleBatch, Tokens
 from pipeline.samples.batch import Indices, as_indices
 from pipeline.samples.text.tokens import Task
 from pipeline.store import Cache, open_cache
-from pipeline.stream.token_rows import decode_rows, decode_token_counts
+from pipeline.stream.tokens.rows import decode_rows, decode_token_counts
 from pipeline.temporary import TemporaryArray
 
 # The fields that a row of tokens is built from.
