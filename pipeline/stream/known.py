@@ -7,7 +7,6 @@ It knows fields by name, and neither samples nor the order in which rows come.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,14 +28,11 @@ from pipeline.targets import (
     decode_feature,
 )
 
-
-class Told(NamedTuple):
-    """What a batch is told beside its samples and their labels."""
-
-    stored: Stored | Picked | None
-    mixture: Mixture | None
-    features: dict[str, Tensor]
-    pseudo_labels: PseudoLabels | None
+# As a batch has them, and in its order: targets as they lie or as they were made, features by name,
+# and pseudo-labels.
+BesideSamples = tuple[
+    Stored | Picked | None, Mixture | None, dict[str, Tensor], PseudoLabels | None
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Known:
         names, asked = self.targets, self.statistics
         return partial(find_whole, spec=self.spec, names=names, basis=self.basis, asked=asked)
 
-    def tell(self, held: Sequence[Held]) -> Told:
+    def tell(self, held: Sequence[Held]) -> BesideSamples:
         """Put together what is known of a batch's pieces."""
         fields, picked = concatenate(held)
         pseudo, mixture = None, None
@@ -85,7 +81,7 @@ class Known:
         if self.beside:
             features |= self.beside.decode_features(fields)
             mixture = self.beside.mix(stored.decode(), fields) if stored else None
-        return Told(stored, mixture, features, pseudo)
+        return stored, mixture, features, pseudo
 
     def _stored(self, spec: TargetSpec, fields: Fields, pseudo: PseudoLabels | None) -> Stored:
         own = {name: as_tensor(fields[name]) for name in self.targets}
