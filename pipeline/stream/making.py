@@ -25,8 +25,8 @@ COPY_VIEWS = 2**32
 
 @dataclass(frozen=True)
 class Maker:
-    """What makes the batches of a stream; samples are shown in their views, in new ones each epoch
-    if they are `fresh`.
+    """What makes the batches of a stream; samples are shown in their views, or where these are
+    fresh, in new ones each epoch.
     """
 
     samples: Samples

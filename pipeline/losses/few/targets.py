@@ -61,23 +61,22 @@ class FewTargets:
         """
         if log_probs.shape[1] != self.targets.class_count:
             return None
-        (kept, left_out), value = self._tables, 0.0
+        kept, left_out = self._tables
         taught, apart = kept.taught.take(at, 0), kept.log_taught.take(at, 0)
         asked = log_probs * (1 / self.temperature)
         gradient = np.exp(asked)
-        sums = np.add.reduce(gradient, axis=1)
-        log_sums = np.log(sums)
-        shared = None
-        if left_out:
-            value, shared = _compare_tail(left_out, at, gradient, log_sums)
-        gradient /= sums[:, None]
-        gradient -= taught
-        if shared is not None:
-            gradient -= shared
-        asked -= log_sums[:, None]
+        sums = np.add.reduce(gradient, axis=1)[:, None]
+        gradient /= sums  # the student's probabilities
+        asked -= np.log(sums)
         apart -= asked
         apart *= taught
-        return value + float(np.add.reduce(apart, axis=None)), gradient
+        value = float(np.add.reduce(apart, axis=None))
+        if left_out:
+            more, shared = _compare_tail(left_out, at, gradient)
+            value += more
+            gradient -= shared
+        gradient -= taught
+        return value, gradient
 
     @cached_property
     def _tables(self) -> tuple[_Kept, _Tail | None]:
@@ -100,19 +99,16 @@ class FewTargets:
         return kept, _Tail(of_tail.exp().numpy(), of_tail.numpy(), others.numpy())
 
 
-def _compare_tail(
-    tail: _Tail, at: NDArray[np.int64], exps: Array, log_sums: Array
-) -> tuple[float, Array]:
+def _compare_tail(tail: _Tail, at: NDArray[np.int64], probs: Array) -> tuple[float, Array]:
     """Sum what the tails are apart, with the teacher's tail as the student shares out its own.
 
-    Shapes: at and log_sums (p,), exps (p, C); returns (p, C).
+    Shapes: at (p,), probs (p, C); returns (p, C).
     """
     rest, taught, apart = tail.others.take(at, 0), tail.taught.take(at), tail.log_taught.take(at)
-    rest *= exps
+    rest *= probs
     # Of the tail by itself, for 1 minus the kept mass is rounded.
     masses = np.add.reduce(rest, axis=1)
     apart -= np.log(masses)
-    apart += log_sums
     apart *= taught
     taught /= masses
     rest *= taught[:, None]
