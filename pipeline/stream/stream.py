@@ -28,7 +28,7 @@ from pipeline.samples import (
 from pipeline.store import Cache
 from pipeline.stream.ahead import count_at_once, in_bursts, prefetch
 from pipeline.stream.batch import Batch, Held
-from pipeline.stream.chosen import open_chosen
+from pipeline.stream.chosen import Chosen, open_chosen
 from pipeline.stream.known import open_known
 from pipeline.stream.making import Maker
 from pipeline.stream.order import Order, Piece, Rows, pieces
@@ -119,21 +119,13 @@ class Stream(IterableDataset[Batch]):
         self.is_fresh = (cache is None or fresh is not None) and seed is not None
         kept = self.views.count if cache and not fresh else 1
         rows = cache.plan.rows // kept if cache else len(samples)
-        rows_per_part = cache.plan.rows_per_part if cache else ROWS_PER_PART
-        self._chosen, self._table = None, pseudo_labels
+        self._table = pseudo_labels
+        self._chosen = self._open_chosen(only_chosen=only_chosen, advance=advance)
         if pseudo_labels is not None:
             rows = cache.plan.rows if cache else pseudo_labels.rows
-            self._chosen = open_chosen(
-                pseudo_labels,
-                samples,
-                cache,
-                rows_per_part=rows_per_part,
-                only_chosen=only_chosen,
-                advance=None if cache else advance,
-            )
         self.order = Order(
             rows,
-            rows_per_part,
+            self._rows_per_part,
             window_parts or choose_window_parts(cache, is_alone=not also and not self._chosen),
             seed,
             kept,
@@ -154,7 +146,7 @@ class Stream(IterableDataset[Batch]):
         self._large = LargeFields(
             self._known.large, set(range(self.order.part_count if check else 0))
         )
-        self._loader = self._make_loader(rows, check=check)
+        self._loader = self._make_loader(check=check)
         self._maker = Maker(
             samples,
             self.views,
@@ -172,13 +164,32 @@ class Stream(IterableDataset[Batch]):
         if cache and check and not cache.is_growing:
             check_cached(samples, cache, rows, self._loader.finder, advance)
 
-    def _make_loader(self, rows: int, *, check: bool) -> Loader:
+    @property
+    def _rows_per_part(self) -> int:
+        return self.cache.plan.rows_per_part if self.cache else ROWS_PER_PART
+
+    def _open_chosen(
+        self, *, only_chosen: bool, advance: Callable[[int], None] | None
+    ) -> Chosen | None:
+        """Read the table of pseudo-labels, if there is one."""
+        if self._table is None:
+            return None
+        return open_chosen(
+            self._table,
+            self.samples,
+            self.cache,
+            rows_per_part=self._rows_per_part,
+            only_chosen=only_chosen,
+            advance=None if self.cache else advance,
+        )
+
+    def _make_loader(self, *, check: bool) -> Loader:
         """Make what reads windows. It does not know this stream, which it would keep alive."""
         cache, known = self.cache, self._known
         return Loader(
             cache,
             self.order,
-            Finder(Locator(self.samples), rows),
+            Finder(Locator(self.samples), self.order.rows),
             known.small,
             self._large,
             unread=set(range(self.order.part_count)) if check else set(),

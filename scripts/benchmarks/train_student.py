@@ -31,8 +31,6 @@ from pipeline.training.optimizer import make_optimizer
 
 COMMAND = "scripts/bench train-student"
 BAR, WAITING_BAR = 1.05, 0.01
-# Of a tail's shape over all classes, which no student on hard labels has to look at.
-LOW_RANK = "the same, low-rank tail"
 ROWS, QUICK_ROWS = 20_480, 300
 TEXT_ROWS, QUICK_TEXT_ROWS = 640, 16
 WINDOW_PARTS = 2
@@ -57,10 +55,11 @@ VARIANTS: dict[str, tuple[list[str], int]] = {
     "tiny student, all 10 classes": ([ALL], TINY),
     ONE_WINDOW: ([], TINY),
 }
-# Of a language model with as many classes as words.
-TEXT_VARIANTS = {
-    "language student, top-32 with tail": [],
-    LOW_RANK: ["targets.tail={kind='low_rank', rank=16}"],
+# Of a language model with as many classes as words: the cache's settings, and the bar. No student
+# on hard labels has to look at a tail's shape over all classes.
+TEXT_VARIANTS: dict[str, tuple[list[str], float | None]] = {
+    "language student, top-32 with tail": ([], BAR),
+    "the same, low-rank tail": (["targets.tail={kind='low_rank', rank=16}"], None),
 }
 HARD = [{"kind": "hard_labels", "weight": 1.0}]
 SILENT = Observers(
@@ -120,8 +119,8 @@ def run(options: Options) -> list[Figure]:
     with text_setting(QUICK_TEXT_ROWS if options.quick else TEXT_ROWS) as recipe:
         texts = [
             figure
-            for name, overrides in TEXT_VARIANTS.items()
-            for figure in measure(recipe, name, overrides, None, options)
+            for name, (overrides, bar) in TEXT_VARIANTS.items()
+            for figure in measure(recipe, name, overrides, None, options, bar=bar)
         ]
     return images + texts
 
@@ -133,6 +132,8 @@ def measure(
     arguments: dict[str, int] | None,
     options: Options,
     command: str = COMMAND,
+    *,
+    bar: float | None = BAR,
 ) -> list[Figure]:
     """Make a recipe's cache, and measure a student's step from it, and what it waits for."""
     say(f"train-student: {name}")
@@ -164,9 +165,7 @@ def measure(
     ]
     what = f"train-student step / hard-label step: {name}"
     return [
-        Figure(
-            what, ratios_of_rounds(rounds), "x", None if name == LOW_RANK else BAR, command, note
-        ),
+        Figure(what, ratios_of_rounds(rounds), "x", bar, command, note),
         Figure(f"the same, waiting for batches: {name}", shares, "of all", WAITING_BAR, command),
     ]
 
