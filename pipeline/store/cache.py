@@ -34,8 +34,6 @@ from pipeline.store.shared import read_shared
 
 # Those of two windows that are mapped, of parts of 8 MB; 2 MiB of memory.
 KEPT_RECORDS = 256
-# A smaller file is read as fast as the place is told of it.
-EXPECTED_BYTES = 2**16
 # Between two looks at a part that is still being made.
 LOOK_AGAIN_S = 0.5
 
@@ -136,9 +134,9 @@ class Cache:
         if self.is_growing or self.spool:  # there is nothing yet, or it is fetched
             return
         with suppress(CacheError):
-            for path, entry in self._open_part(part, check=False)[1].entries.items():
-                if entry["size_bytes"] >= EXPECTED_BYTES and _is_needed(path, names):
-                    self.path.expect(path)
+            entries = self._open_part(part, check=False)[1].entries.values()
+            needed = [entry for entry in entries if _is_needed(entry["path"], names)]
+            self.path.expect({entry["path"]: entry["size_bytes"] for entry in needed})
 
     def read_shared(self) -> dict[str, Array]:
         """Read the arrays that all parts share, if there are any.

@@ -13,7 +13,7 @@ from tiny import make_cache, make_samples
 from pipeline.errors import CorruptPart
 from pipeline.store import Cache, Spool, open_cache
 from pipeline.store.places import Folder
-from pipeline.store.places.disk import expect_file
+from pipeline.store.places.disk import expect_files
 from pipeline.stream import Stream
 from pipeline.stream.windows import expected
 from pipeline.stream.windows.expected import Expected
@@ -26,17 +26,16 @@ def make_parts(folder: Path) -> Cache:
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Note, from now on, what folders are told and asked of fields, in order, however small."""
-    monkeypatch.setattr("pipeline.store.cache.EXPECTED_BYTES", 1)
+    """Note, from now on, what folders are told and asked of targets, in order."""
     seen = list[tuple[str, str]]()
 
     def note(verb: str) -> None:
         real = getattr(Folder, verb)
 
-        def noted(self: Folder, path: str, *rest: object) -> object:
-            if "/c." in path:
-                seen.append((verb, path))
-            return real(self, path, *rest)
+        def noted(self: Folder, what: str | dict[str, int], *rest: object) -> object:
+            paths = [what] if isinstance(what, str) else what
+            seen.extend((verb, path) for path in paths if ".zarr/" in path)
+            return real(self, what, *rest)
 
         monkeypatch.setattr(Folder, verb, noted)
 
@@ -67,7 +66,8 @@ def test_every_file_is_told_before_it_is_read_and_no_other(
     seen = record(monkeypatch)
     list(Stream(make_samples(ROWS), cache, batch_size=8))
     read = [path for verb, path in seen if verb != "expect"]
-    assert len(read) == 3 * cache.plan.part_count
+    # Three fields, a document for each and one for all.
+    assert len(read) == 7 * cache.plan.part_count
     assert {path for verb, path in seen if verb == "expect"} == set(read)
     assert all(seen.index(("expect", path)) <= seen.index((verb, path)) for verb, path in seen)
 
@@ -143,15 +143,17 @@ def test_a_stream_that_was_followed_goes_to_another_process(tmp_path: Path) -> N
     assert sorted(chain(*first, *rest)) == sorted(make_samples(ROWS).ids(0, ROWS))
 
 
-def test_what_is_small_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, told = make_parts(tmp_path / "cache"), list[str]()
-    monkeypatch.setattr(Folder, "expect", lambda self, path: told.append(path))
+def test_a_part_is_told_whole_but_for_what_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, told = make_parts(tmp_path / "cache"), dict[str, int]()
+    monkeypatch.setattr(Folder, "expect", lambda self, sizes: told.update(sizes))
     cache.expect_part(0, NAMES)
-    assert told == []
-    monkeypatch.setattr("pipeline.store.cache.EXPECTED_BYTES", 1)
-    cache.expect_part(0, NAMES)
-    assert {"targets/00000.zarr/logits/c.0.0", "targets/00000.zarr/classes/c.0.0"} <= {*told}
-    assert not any("tail" in path for path in told)
+    fields = {f"{name}/{file}" for name in NAMES for file in ("c.0.0", "zarr.json")}
+    tables = {path for path in told if ".zarr/" not in path}
+    assert tables
+    assert {*told} - tables == {f"targets/00000.zarr/{each}" for each in {*fields, "zarr.json"}}
+    assert all((tmp_path / "cache" / path).stat().st_size == size for path, size in told.items())
 
 
 @pytest.mark.parametrize(
@@ -181,5 +183,48 @@ def test_what_is_in_memory_is_not_asked_for(
     place.write_bytes(bytes(100))
     monkeypatch.setattr(os, "preadv", look)
     monkeypatch.setattr(os, "posix_fadvise", lambda *words: asked.append(words[-1]))
-    expect_file(str(place))
+    expect_files({str(place): 100})
     assert asked == times * [os.POSIX_FADV_WILLNEED]
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ([], [3, 5, 40, 100]),
+        ([3, 40], [5, 100]),
+        ([100], []),  # as the largest is there, so are others
+    ],
+)
+def test_the_smallest_is_asked_for_first_for_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[int], told: list[int]
+) -> None:
+    def size_of(file: int) -> int:
+        return os.fstat(file).st_size
+
+    def look(file: int, into: list[bytearray], start: int, flags: int) -> int:
+        if size_of(file) not in there:
+            raise BlockingIOError(errno.EAGAIN, "wait")
+        return 1
+
+    sizes, asked = {str(tmp_path / f"{size}"): size for size in (40, 3, 100, 5)}, list[int]()
+    for path, size in sizes.items():
+        Path(path).write_bytes(bytes(size))
+    monkeypatch.setattr(os, "preadv", look)
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *_: asked.append(size_of(file)))
+    expect_files(sizes)
+    assert asked == told
+
+
+def test_what_is_not_there_keeps_nobody_from_asking_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, "wait")
+
+    asked = list[int]()
+    (tmp_path / "here").write_bytes(b"here")
+    monkeypatch.setattr(os, "preadv", look)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *words: asked.append(words[-1]))
+    expect_files({str(tmp_path / "gone"): 100, str(tmp_path / "here"): 4})
+    expect_files({})
+    assert asked == [os.POSIX_FADV_WILLNEED]

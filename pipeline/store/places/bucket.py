@@ -6,7 +6,7 @@ left is said in plain words. An object appears whole, so nothing is written besi
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class Bucket:
         """Read a whole object. Shapes: returns (size_bytes,)."""
         return self.read(path)
 
-    def expect(self, path: str) -> None:
+    def expect(self, sizes: Mapping[str, int]) -> None:
         """Do nothing: what comes over a network is fetched by those who have room for it."""
 
     def size(self, path: str) -> int | None:

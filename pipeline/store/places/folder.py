@@ -4,7 +4,7 @@ What is written lies in `.scratch/` until it is flushed to the disk, and is then
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.errors import CacheError
 from pipeline.store.places import locks
 from pipeline.store.places.disk import (
     disk_errors,
-    expect_file,
+    expect_files,
     files_below,
     map_file,
     read_file,
@@ -63,9 +63,9 @@ class Folder:
         with _absent():  # an empty file cannot be mapped, and is read
             return map_file(self.path / path)
 
-    def expect(self, path: str) -> None:
-        """Let the system begin to read a whole file."""
-        expect_file(f"{self.path}/{path}")
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """Let the system begin to read whole files, if the largest of them has to come."""
+        expect_files({f"{self.path}/{path}": size for path, size in sizes.items()})
 
     def size(self, path: str) -> int | None:
         """Give the size of a file in bytes, None if there is no such file."""

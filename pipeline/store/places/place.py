@@ -3,7 +3,7 @@
 Knows neither parts nor plans.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -43,8 +43,10 @@ class Place(Protocol):
         Raises: FileNotFoundError; CacheError if it may not be read.
         """
 
-    def expect(self, path: str) -> None:
-        """Be told that a whole file is read soon; nothing happens if it cannot be."""
+    def expect(self, sizes: Mapping[str, int]) -> None:
+        """Be told that whole files, of so many bytes, are read together soon; nothing happens if
+        they cannot be.
+        """
 
     def size(self, path: str) -> int | None:
         """Give the size of a file in bytes, None if there is no such file."""
