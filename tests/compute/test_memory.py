@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +57,34 @@ def test_other_failures_pass_unchanged() -> None:
 def test_freed_memory_may_be_kept_on_any_system() -> None:
     keep_freed_memory()
     assert float(torch.ones(1000, 1000).sum()) == 1e6
+
+
+# Two blocks of 25 MiB fill most of a thread's first heap, so that a third one begins another.
+IN_A_THREAD = """
+from resource import RUSAGE_THREAD, getrusage
+from threading import Thread
+import numpy as np
+from pipeline.compute import keep_freed_memory
+
+def work():
+    keep_freed_memory()
+    held, faults = [np.ones(25 * 2**20, np.uint8) for _ in range(2)], []
+    for _ in range(8):
+        before = getrusage(RUSAGE_THREAD).ru_minflt
+        np.ones(25 * 2**20, np.uint8)
+        faults.append(getrusage(RUSAGE_THREAD).ru_minflt - before)
+    print(*faults)
+
+thread = Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's memory")
+def test_a_thread_keeps_what_it_frees_as_well() -> None:
+    command = [sys.executable, "-c", IN_A_THREAD]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, *later = map(int, done.stdout.split())
+    assert first > 100
+    assert max(later[1:]) < 10
